@@ -1,0 +1,325 @@
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What is known about Kong's versions: releases, migrations, properties of kong.conf, and which way leads where.
+
+The data is in the YAML files beside this; each is read once in a process, when it is first asked for. Versions are
+strings as `kong version` prints them ("2.8.5"), minors are strings too ("2.8"). Everything returned is the caller's
+own. Whatever is asked about a version that is not known raises KnowledgeError, whose message can be shown as it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+
+import yaml
+
+DATASTORES = ("postgres", "cassandra")
+
+
+class KnowledgeError(ValueError):
+    """A version, datastore or way that the collection does not know; the message says what is known."""
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=None)
+def _table(name):
+    """The content of one data file."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    with open(os.path.join(os.path.dirname(__file__), name + ".yml"), encoding="utf-8") as stream:
+        return yaml.load(stream, Loader=loader)
+
+
+def _number(version):
+    """ "2.8.5" -> (2, 8, 5); the caller knows that it is a version."""
+    return tuple(int(part) for part in version.split("."))
+
+
+def _known(version):
+    """The version as text, if it is a released one."""
+    text = str(version).strip()
+    releases = _table("versions")["versions"]
+    if text in releases:
+        return text
+    if edition(text) == "enterprise":
+        raise KnowledgeError("%s is Kong Enterprise; known is Kong Gateway OSS" % text)
+    if not re.match(r"\d+\.\d+\.\d+$", text):
+        example = newest(_table("versions")["targets"][-1])
+        raise KnowledgeError("%r is no version of Kong, which look like %s" % (text, example))
+    near = [v for v in releases if minor(v) == minor(text)]
+    if near:
+        raise KnowledgeError("Kong %s is not known; known of %s: %s" % (text, minor(text), ", ".join(near)))
+    span = (min(releases, key=_number), max(releases, key=_number))
+    raise KnowledgeError("Kong %s is not known; known are %s to %s" % (text, span[0], span[1]))
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+def edition(version):
+    """ "oss" or "enterprise", by the form of a version: Kong Enterprise has a fourth number or says its name."""
+    text = str(version).strip()
+    return "enterprise" if any(re.search(p, text) for p in _table("versions")["enterprise"]) else "oss"
+
+
+def minor(version):
+    """ "2.8.5" -> "2.8"."""
+    return ".".join(str(version).strip().split(".")[:2])
+
+
+def versions():
+    """version -> {date, openresty, nginx, target} of all known releases, oldest first.
+
+    openresty (what the release is built with) and nginx (list of what a start accepts) are None for releases newer
+    than the collection's targets; target says whether an upgrade may lead there.
+    """
+    table = _table("versions")
+    return {
+        version: {
+            "date": entry["date"],
+            "openresty": entry.get("openresty"),
+            "nginx": list(entry["nginx"]) if "nginx" in entry else None,
+            "target": minor(version) in table["targets"],
+        }
+        for version, entry in table["versions"].items()
+    }
+
+
+def newest(of_minor):
+    """The newest known release of a minor: "2.8" -> "2.8.5"."""
+    found = [v for v in _table("versions")["versions"] if minor(v) == str(of_minor).strip()]
+    if not found:
+        raise KnowledgeError("no release of Kong %s is known" % of_minor)
+    return max(found, key=_number)
+
+
+def compare(left, right):
+    """-1, 0 or 1: whether version left is older than, the same as, or newer than right. Both need not be known."""
+    a, b = (tuple(int(n) for n in re.findall(r"\d+", str(v))[:3]) for v in (left, right))
+    return (a > b) - (a < b)
+
+
+def same_openresty(left, right):
+    """Whether both releases are built with the same OpenResty: only then can one take over from the other by reload."""
+    releases = _table("versions")["versions"]
+    build, other = (releases[_known(version)].get("openresty") for version in (left, right))
+    return build is not None and build == other
+
+
+def datastore_minimum(version, datastore="postgres"):
+    """The oldest server, as text ("9.5"), that a node of this version accepts."""
+    table = _table("versions")["datastore_minimum"]
+    if datastore not in table:
+        raise KnowledgeError("datastore %r is not known; known are %s" % (datastore, ", ".join(DATASTORES)))
+    return _latest(table[datastore], _known(version))
+
+
+def _latest(by_version, version):
+    """The value of the newest entry that is not newer than version."""
+    fitting = [v for v in by_version if _number(v) <= _number(version)]
+    return by_version[max(fitting, key=_number)] if fitting else None
+
+
+def _below_lowest(version):
+    """Whether it looks like a version and is too old to start from, known or not."""
+    text = str(version).strip()
+    return bool(re.match(r"\d+\.\d+\.\d+$", text)) and _number(text) < _number(_table("versions")["lowest_source"])
+
+
+def path(source, target):
+    """The hops that lead from one version to another, without the first: [] where they are the same.
+
+    Raises KnowledgeError, with the reason and what to do, for an unknown version, Kong Enterprise, a target that this
+    collection does not upgrade to, a downgrade, and a source below the lowest that one hop can start from.
+    """
+    table = _table("versions")
+    for name, version in (("source", source), ("target", target)):
+        if edition(version) == "enterprise":
+            raise KnowledgeError(
+                "%s %s is Kong Enterprise; this collection upgrades Kong Gateway OSS" % (name, str(version).strip())
+            )
+    target = _known(target)
+    if not _below_lowest(source):
+        source = _known(source)
+    if source == target:
+        return []
+    source = str(source).strip()
+    if _number(source) > _number(target):
+        raise KnowledgeError(
+            "%s is older than %s, which runs already; a downgrade is not possible: migrations have no way back, "
+            "restore a backup instead" % (target, source)
+        )
+    if minor(target) not in table["targets"]:
+        raise KnowledgeError(
+            "%s is not a version that this collection upgrades to: choose %s"
+            % (target, " or ".join(newest(m) for m in table["targets"]))
+        )
+    if _below_lowest(source):
+        stops = list(_latest(table["stops_below"], "0.0.0"))
+        for below in sorted(table["stops_below"], key=_number):
+            if _number(source) >= _number(below):
+                stops = list(table["stops_below"][below])
+        raise KnowledgeError(
+            "%s is below %s, the lowest version that leads to %s in one hop: upgrade by way of %s"
+            % (source, table["lowest_source"], target, ", then ".join(stops + [target]))
+        )
+    return [target]
+
+
+# --- migrations -------------------------------------------------------------------------------------------------------
+
+
+def _ids(version):
+    """subsystem -> rows of migrations.yml that this version knows, in order."""
+    at = _number(version)
+    found = {}
+    for subsystem, rows in _table("migrations")["subsystems"].items():
+        fitting = [r for r in rows if _number(r["since"]) <= at <= _number(r.get("until", version))]
+        if fitting:
+            found[subsystem] = fitting
+    return found
+
+
+def _covered(version):
+    """The version, if migrations.yml says something about it."""
+    version = _known(version)
+    if not _ids(version) or _table("versions")["versions"][version].get("openresty") is None:
+        raise KnowledgeError(
+            "the migrations of Kong %s are not known; they are for 0.15.0 to %s"
+            % (version, newest(_table("versions")["targets"][-1]))
+        )
+    return version
+
+
+def migrations_of(version):
+    """subsystem -> [ids in order] that a Kong of this version knows, with all bundled plugins on."""
+    return {subsystem: [r["id"] for r in rows] for subsystem, rows in _ids(_covered(version)).items()}
+
+
+def _new(source, target):
+    """subsystem -> rows of the target that the source does not know."""
+    before = migrations_of(source)
+    found = {}
+    for subsystem, rows in _ids(_covered(target)).items():
+        rows = [r for r in rows if r["id"] not in before.get(subsystem, [])]
+        if rows:
+            found[subsystem] = rows
+    return found
+
+
+def new_in_up(source, target):
+    """subsystem -> [ids] that `kong migrations up` of the target runs on a finished database of the source."""
+    return {subsystem: [r["id"] for r in rows] for subsystem, rows in _new(source, target).items()}
+
+
+def _second_phase(row, target, datastore):
+    """Whether the row leaves something for finish, in a target of this version."""
+    since = row.get("finish", {}).get(datastore)
+    return since is not None and (since == "since" or _number(since) <= _number(target))
+
+
+def _pending(source, target, datastore):
+    """subsystem -> rows that are pending after up."""
+    if datastore not in DATASTORES:
+        raise KnowledgeError("datastore %r is not known; known are %s" % (datastore, ", ".join(DATASTORES)))
+    found = {}
+    for subsystem, rows in _new(source, target).items():
+        rows = [r for r in rows if _second_phase(r, str(target).strip(), datastore)]
+        if rows:
+            found[subsystem] = rows
+    return found
+
+
+def pending_after_up(source, target, datastore="postgres"):
+    """subsystem -> [ids] that wait for finish once up has run; {} where finish has nothing to do."""
+    return {subsystem: [r["id"] for r in rows] for subsystem, rows in _pending(source, target, datastore).items()}
+
+
+def destructive_in_finish(source, target, datastore="postgres"):
+    """subsystem -> [ids] whose second phase drops or rewrites data."""
+    found = {}
+    for subsystem, rows in _pending(source, target, datastore).items():
+        ids = [r["id"] for r in rows if datastore in r.get("destructive", [])]
+        if ids:
+            found[subsystem] = ids
+    return found
+
+
+# --- kong.conf --------------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=None)
+def _defaults(of_minor):
+    """key -> default of a minor, as the final patch of it has them."""
+    keys = {}
+    for name, change in _table("conf_keys")["minors"].items():
+        if _number(name) > _number(of_minor):
+            break
+        for key in change.get("removed", []):
+            del keys[key]
+        keys.update(change["set"])
+    return keys
+
+
+def _described(version):
+    """The minor of the version, if conf_keys.yml says something about it."""
+    name = minor(_known(version))
+    if name == "0.15":
+        name = "1.0"  # 0.15.0 is 1.0.0 under another name
+    if name not in _table("conf_keys")["minors"]:
+        raise KnowledgeError(
+            "the properties of Kong %s are not known; they are for 0.14.1 to %s"
+            % (version, newest(_table("versions")["targets"][-1]))
+        )
+    return name
+
+
+def conf_defaults(version):
+    """key -> default (text) of every property that kong.conf may hold in this version."""
+    return dict(_defaults(_described(version)))
+
+
+def conf_prefixes(version):
+    """Beginnings of names that stand for any directive of nginx in this version: ["nginx_http_", ...]."""
+    return list(_latest(_table("conf_keys")["dynamic_prefixes"], _described(version)))
+
+
+def key_exists(version, key):
+    """Whether this version reads the property: by name, deprecated name or free beginning. Case does not matter."""
+    key = str(key).lower()
+    return (
+        key in _defaults(_described(version))
+        or key_deprecated(version, key) is not None
+        or any(key.startswith(p) and key != p for p in conf_prefixes(version))
+    )
+
+
+def key_deprecated(version, key):
+    """None, or [names to use instead] ([] if there is none) where the property still works but is deprecated."""
+    entry = _table("conf_keys")["deprecated"].get(str(key).lower())
+    if not entry or _number(entry["since"]) > _number(_described(version)):
+        return None
+    return list(entry.get("by", []))
+
+
+def key_alias(key):
+    """The other name of a property that has two, or None: nginx_user -> nginx_main_user."""
+    return _table("conf_keys")["aliases"].get(str(key).lower())
+
+
+def conf_changes(source, target):
+    """What differs in kong.conf between two versions: {added: [keys], removed: [keys], changed: {key: [old, new]}}.
+
+    removed are those that the target drops without a word; deprecated ones are not among them.
+    """
+    before, after = conf_defaults(source), conf_defaults(target)
+    return {
+        "added": [k for k in after if k not in before],
+        "removed": [k for k in before if not key_exists(target, k)],
+        "changed": {k: [before[k], after[k]] for k in before if k in after and before[k] != after[k]},
+    }

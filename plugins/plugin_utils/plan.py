@@ -1,0 +1,653 @@
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From what the survey found to a plan: what is wrong, where the upgrade stands, what each phase will do.
+
+Pure functions: they get plain dictionaries and return plain dictionaries. `build()` is the door.
+
+The survey, as `survey.py` collects it:
+  options    role variables that are the same for all hosts, defaults filled in
+  groups     {"blue": [host], "green": [host], "lb": [host], "batches": {group: [host]}}
+  hosts      {host: {"name": name on the load balancer, "gateway": fact of kong_version_facts or None,
+                     "error": why there is none, "settings": overrides, "secret_settings": [keys],
+                     "probed": whether kong_upgrade_probe is set}}
+  lbs        {host: {"balancers": [...], "base": {server: weight}, "error": ...}}
+  migrations kong_migrations_info's answer, or {"error": ...}
+"""
+
+from __future__ import annotations
+
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge, weights
+
+# Settings that belong to one node and so never travel from blue to green.
+OF_ONE_NODE = ("prefix", "admin_listen", "nginx_daemon", "cluster_listen", "kong_env")
+# What `kong start` itself writes into .kong_env, whoever asked for it: its --db-timeout option over the time-outs of the
+# database, and the ciphers that ssl_cipher_suite stands for (seen on 2.1.4 and 2.8.5).
+COMPUTED = ("pg_timeout", "cassandra_timeout", "cassandra_schema_consensus_timeout", "ssl_ciphers", "client_ssl_cert_default")
+LOCAL_STATUS = "127.0.0.1:8100"
+LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
+MASK = "******"
+DB_EXPORT_SINCE = "1.3.0"  # `kong config db_export` does not exist before
+
+
+class Findings:
+    """Collects blockers and warnings, each with the place and the way out."""
+
+    def __init__(self):
+        self.blockers = []
+        self.warnings = []
+
+    def block(self, where, what, do):
+        self.blockers.append({"where": where, "what": what, "do": do})
+
+    def warn(self, where, what, do):
+        self.warnings.append({"where": where, "what": what, "do": do})
+
+
+def build(survey: dict) -> dict:
+    """The plan of one blue/green upgrade. Never raises for bad input: it is all in `blockers`."""
+    found = Findings()
+    options, groups = survey["options"], survey["groups"]
+    batches = check_groups(groups, options, survey.get("play_hosts"), found)
+    check_hosts(survey, found)
+    source = version_of_blue(survey, found)
+    target = check_target(survey, source, found)
+    settings = {
+        host: settings_of_green(host, survey, source, target, found) for host in groups["green"] if host in survey["hosts"]
+    }
+    check_prefixes(survey, found)
+    steps = options["steps"]
+    if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[-1] != 100:
+        found.block("kong_upgrade_steps", "is %s" % (steps,), "percentages from 1 to 100, ascending, the last one 100")
+    servers = servers_of(survey, found)
+    migrations = survey.get("migrations") or {}
+    check_database(survey, settings, found)
+    stands = where_it_stands(survey, servers, migrations, target)
+    todo = phases_to_run(options, stands, found)
+    check_state(survey, stands, todo, found)
+    check_base_weights(servers, todo, found)
+    check_counters(survey, todo, stands, found)
+    check_way_back(options, source, target, stands, migrations, found)
+    names = {colour: [name_of(survey, host) for host in groups[colour]] for colour in ("blue", "green")}
+    for batch in batches:
+        batch["servers"] = [name_of(survey, host) for host in batch["hosts"]]
+    left = [batch for batch in batches if set(batch["hosts"]) & set(stands["blue_left"])]
+    for before, batch in zip([None] + left, left):
+        batch["after"] = before["hosts"] if before else []  # these must be gone before the batch begins
+    frequency = max([float(values.get("db_update_frequency") or 5) for values in settings.values()] or [5.0])
+    plan = {
+        "source": source,
+        "target": target,
+        "strategy": "blue_green",
+        "names": names,
+        "batches": batches,
+        "batches_left": left,
+        "settings": settings,
+        "admin_listen": {host: admin_listen_later(host, survey) for host in groups["green"]},
+        "servers": servers,
+        "base_weights": {
+            lb: {place["backend"]: {**place["blue"], **place["green"]} for place in places.values()} for lb, places in servers.items()
+        },
+        "steps": [step for step in options["steps"] if step > stands["percent"] + 0.5 or (step == 100 and not stands["shifted"])],
+        "stands": stands,
+        "todo": todo,
+        "can_export": bool(source) and knowledge.compare(source, DB_EXPORT_SINCE) >= 0,
+        # A node polls its database every db_update_frequency seconds: watched twice as long, none stays unseen.
+        "proof_seconds": 2 * frequency,
+        "migrations": {key: migrations.get(key) for key in ("state", "new", "pending", "executed", "lock", "fingerprint")},
+        "blockers": found.blockers,
+        "warnings": found.warnings,
+    }
+    plan["summary"] = summary(plan, options)
+    plan["refusal"] = refusal(found.blockers)
+    return plan
+
+
+def phases_to_run(options, stands, found):
+    """Phases of this run that have something to do, in order; blockers where one comes too early."""
+    wanted = options["phases"]
+    if wanted in (["plan"], ["status"]):
+        return []
+    done = {
+        "stage": stands["started"] or set(stands["staged"]) == set(stands["green"]),
+        "backup": stands["expanded"],
+        "expand": stands["expanded"],
+        "start": stands["started"] and stands["green_up"],
+        "shift": stands["shifted"],
+        "retire": stands["retired"],
+        "finish": stands["finished"],
+        "rollback": stands["percent_most"] == 0 and not stands["green_running"] and not stands["blue_fenced"],
+    }
+    needs = {"start": "expand", "shift": "start", "retire": "shift", "finish": "retire"}
+    for phase in wanted:
+        before = needs.get(phase)
+        if before and before not in wanted and not done[before]:
+            found.block("phase %s" % phase, "comes after %s, which is not done" % before, "run playbooks/upgrade.yml, or that phase, first")
+    if wanted != ["rollback"] and stands["finished"]:
+        return []
+    return [phase for phase in wanted if not done[phase]]
+
+
+def name_of(survey, host):
+    """Name of a host on the load balancers."""
+    return (survey["hosts"].get(host) or {}).get("name", host)
+
+
+def admin_listen_later(host, survey):
+    """What green's Admin API listens on after finish: what green's or blue's configuration had, else loopback."""
+    for name in [host] + survey["groups"]["blue"]:
+        seen = survey["hosts"].get(name) or {}
+        gateway = seen.get("gateway") or {}
+        value = (seen.get("settings") or {}).get("admin_listen") if name == host else None
+        value = value or (gateway.get("settings") or {}).get("admin_listen") or ((gateway.get("node") or {}).get("settings") or {}).get("admin_listen")
+        own = own_words(name, gateway) if name != host else set()
+        if value and str(value).strip() != "off" and not any(word in str(value) for word in own):
+            return value
+    return LOOPBACK_ADMIN
+
+
+def summary(plan, options):
+    """Lines that tell an operator where the upgrade stands and what this run does."""
+    stands = plan["stands"]
+    lines = [
+        "Kong %s -> %s, %s; green serves %g %% of the traffic." % (plan["source"] or "?", plan["target"], plan["strategy"], stands["percent"]),
+        "blue: %d of %d running, %d fenced; green: %d of %d running."
+        % (len(stands["blue_running"]), len(plan["names"]["blue"]), len(stands["blue_fenced"]), len(stands["green_running"]), len(plan["names"]["green"])),
+        "Schema: %s%s%s" % (
+            plan["migrations"]["state"] or "not read",
+            "; `up` will run %s" % brief(plan["migrations"]["new"]) if plan["migrations"]["new"] else "",
+            "; `finish` will run %s" % brief(plan["migrations"]["pending"]) if plan["migrations"]["pending"] else "",
+        ),
+        "This run: %s." % (", ".join(plan["todo"]) or "nothing to do"),
+    ]
+    return lines + ["Warning: %(where)s: %(what)s; %(do)s." % warning for warning in plan["warnings"]]
+
+
+def refusal(blockers):
+    """All blockers in one list."""
+    lines = ["%d problem%s before the first change:" % (len(blockers), "" if len(blockers) == 1 else "s")]
+    return lines + ["%(where)s: %(what)s. %(do)s." % dict(blocker, do=blocker["do"][:1].upper() + blocker["do"][1:]) for blocker in blockers]
+
+
+# --- groups and hosts ------------------------------------------------------------------------------------------------
+
+
+def check_groups(groups, options, play_hosts, found):
+    """Groups that exist, do not overlap and are all in the play. Returns the batches, a list of {name, hosts}."""
+    names = {colour: options["%s_group" % colour] for colour in ("blue", "green", "lb")}
+    for colour, group in names.items():
+        if not groups[colour]:
+            found.block(
+                "inventory", "group %s is empty or missing" % group,
+                "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
+                % ({"lb": "load balancer"}.get(colour, colour), colour),
+            )
+    for host in sorted(set(groups["blue"]) & set(groups["green"])):
+        found.block(host, "is in both %s and %s" % (names["blue"], names["green"]), "a host is either old or new: take it out of one")
+    everyone = groups["blue"] + groups["green"] + groups["lb"]
+    if play_hosts is not None:
+        cut = [host for host in everyone if host not in play_hosts]
+        if cut:
+            found.block(
+                ", ".join(cut), "not in this run: --limit cuts the groups",
+                "run without --limit; a host that is dead for good goes into kong_upgrade_gone",
+            )
+    if options["batches"]:
+        return check_batches(groups, options, found)
+    return [{"name": host, "hosts": [host]} for host in groups["blue"]]
+
+
+def check_batches(groups, options, found):
+    batches, seen = [], {}
+    for name in options["batches"]:
+        hosts = [host for host in groups["batches"].get(name, []) if host not in options["gone"]]
+        if name not in groups["batches"]:
+            found.block("kong_upgrade_batches", "no inventory group is called %s" % name, "name groups that exist")
+        elif not hosts:
+            found.block("kong_upgrade_batches", "group %s is empty" % name, "take it out of the list")
+        for host in hosts:
+            if host in seen:
+                found.block(host, "is in two batches: %s and %s" % (seen[host], name), "batches must not overlap")
+            elif host not in groups["blue"]:
+                found.block(host, "is in batch %s but not in %s" % (name, options["blue_group"]), "batches partition blue")
+            seen[host] = name
+        batches.append({"name": name, "hosts": hosts})
+    for host in groups["blue"]:
+        if host not in seen:
+            found.block(host, "is in no batch of kong_upgrade_batches", "batches must cover all of %s" % options["blue_group"])
+    return batches
+
+
+def check_hosts(survey, found):
+    """Hosts that did not answer, and what the facts could not find there."""
+    for host, seen in survey["hosts"].items():
+        if seen.get("error"):
+            found.block(host, seen["error"], "make it answer; a blue host that is dead for good goes into kong_upgrade_gone")
+    for host, seen in survey["lbs"].items():
+        if seen.get("error"):
+            found.block(host, seen["error"], "the load balancer must be under control before anything changes")
+        if seen.get("locked"):
+            found.block(host, *seen["locked"])
+    for host, problems in survey.get("invalid", {}).items():
+        for problem in problems:
+            found.block(host, problem, "see the role's documentation of this variable")
+
+
+def version_of_blue(survey, found):
+    """The one version that all of blue runs; None when it cannot be told."""
+    versions = {}
+    for host in survey["groups"]["blue"]:
+        gateway = (survey["hosts"].get(host) or {}).get("gateway")
+        if not gateway:
+            continue
+        node = gateway.get("node") or {}
+        version = node.get("version") or gateway.get("version")
+        if not version:
+            found.block(host, "no Kong found: %s" % "; ".join(gateway.get("errors") or ["unknown version"]),
+                        "set kong_upgrade_executable, kong_upgrade_conf or kong_upgrade_prefix of this host")
+            continue
+        if gateway.get("edition") == "enterprise":
+            found.block(host, "runs Kong Enterprise (%s)" % version, "this collection upgrades Kong Gateway OSS")
+        versions.setdefault(version, []).append(host)
+    if len(versions) > 1:
+        found.block(
+            ", ".join(survey["groups"]["blue"]),
+            "blue runs several versions: %s" % "; ".join("%s on %s" % (v, ", ".join(h)) for v, h in sorted(versions.items())),
+            "bring blue to one version first",
+        )
+        return None
+    return next(iter(versions), None)
+
+
+def check_target(survey, source, found):
+    """The target version; blockers where the path or a green host does not lead there."""
+    target = survey["options"]["target_version"]
+    if source:
+        try:
+            hops = knowledge.path(source, target)
+        except knowledge.KnowledgeError as error:
+            found.block("kong_upgrade_target_version", str(error), "see docs: which way leads from which version")
+        else:
+            if len(hops) > 1:
+                found.block("kong_upgrade_target_version", "from %s it takes several hops: %s" % (source, " -> ".join([source] + hops)),
+                            "upgrade to %s first; this version of the collection does one hop a run" % hops[0])
+    if survey["options"]["install"] == "preinstalled":
+        for host in survey["groups"]["green"]:
+            gateway = (survey["hosts"].get(host) or {}).get("gateway")
+            if not gateway:
+                continue
+            version = gateway.get("version")
+            if not version:
+                found.block(host, "no kong command found: %s" % "; ".join(gateway.get("errors") or []),
+                            "install Kong %s there, set kong_upgrade_executable, or choose kong_upgrade_install" % target)
+            elif version != target:
+                found.block(host, "kong is %s, not the target %s" % (version, target),
+                            "install %s there, or set kong_upgrade_target_version" % target)
+    return target
+
+
+def check_prefixes(survey, found):
+    """blue and green never share a prefix on one machine: `kong start` would overwrite the other's configuration."""
+    seen = {}
+    for colour in ("blue", "green"):
+        for host in survey["groups"][colour]:
+            gateway = (survey["hosts"].get(host) or {}).get("gateway")
+            if not gateway:
+                continue
+            place = (gateway.get("machine"), gateway.get("prefix"))
+            other = seen.get(place)
+            if other and other != host:
+                found.block(host, "shares the prefix %s with %s" % (gateway["prefix"], other),
+                            "give each node its own kong_upgrade_prefix")
+            seen.setdefault(place, host)
+
+
+# --- configuration ---------------------------------------------------------------------------------------------------
+
+
+def effective(gateway, version):
+    """What an operator has set on a node, without the defaults of its version and without what belongs to one node.
+
+    kong.conf and the environment of the service tell which properties were set. A running node's .kong_env tells their
+    real values, and what an environment that we cannot see has set besides.
+    """
+    running = (gateway.get("node") or {}).get("settings") or {}
+    explicit = gateway.get("settings") or {}
+    defaults = knowledge.conf_defaults(version) if version else {}
+    chosen = {key: running.get(key, value) for key, value in explicit.items()}
+    prefix = (gateway.get("prefix") or "/nowhere").rstrip("/") + "/"
+    for key, value in running.items():
+        # Certificates that Kong makes for itself live in the prefix and are made anew by green.
+        made_by_kong = key in COMPUTED or key not in defaults or str(value).startswith(prefix)
+        if key not in explicit and not made_by_kong and same(value) != same(defaults[key]):
+            chosen[key] = value
+    return {key: value for key, value in sorted(chosen.items()) if key not in OF_ONE_NODE and str(value) != MASK}
+
+
+def same(value):
+    """A property's value in one way of writing, for comparison."""
+    text = ",".join(part.strip() for part in str(value).split(","))
+    return "" if text in ("off", "None", "nil", "NONE") else text
+
+
+def settings_of_green(host, survey, source, target, found):
+    """kong.conf of one green node: blue's settings, the operator's on top, and what the upgrade needs."""
+    options = survey["options"]
+    overrides = dict(survey["hosts"][host].get("settings") or {})
+    secret = set(survey["hosts"][host].get("secret_settings") or [])
+    agreed, differing, places = {}, {}, {}
+    known_blue = [h for h in survey["groups"]["blue"] if (survey["hosts"].get(h) or {}).get("gateway")]
+    for blue in known_blue:
+        gateway = survey["hosts"][blue]["gateway"]
+        own = own_words(blue, gateway)
+        for key, value in effective(gateway, source).items():
+            if key in overrides or key in secret:
+                continue
+            if any(word in str(value) for word in own):
+                places.setdefault(key, []).append(blue)
+            elif key in agreed and str(agreed[key]) != str(value):
+                differing.setdefault(key, {agreed[key]: "?"})[value] = blue
+            else:
+                agreed[key] = value
+    first = host == survey["groups"]["green"][0]
+    for key, hosts in sorted(places.items()):
+        if not target or knowledge.key_exists(target, key):
+            found.block(host, "%s of %s names a blue host" % (key, hosts[0]), "set it for this host in kong_upgrade_settings")
+        agreed.pop(key, None)
+    for key in sorted(differing) if first else []:
+        found.block(", ".join(known_blue), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings")
+    for key in sorted(agreed):
+        if target and not knowledge.key_exists(target, key):
+            if first:
+                found.warn("kong.conf", "%s is not a property of Kong %s and is left out" % (key, target),
+                           "look at the changes of that version")
+            del agreed[key]
+    result = dict(sorted({**agreed, **overrides}.items()))
+    result["admin_listen"] = "off"
+    result.setdefault("status_listen", LOCAL_STATUS)
+    if str(result["status_listen"]).strip() == "off":
+        result["status_listen"] = LOCAL_STATUS
+    prefix = ((survey["hosts"][host].get("gateway") or {}).get("prefix")) or overrides.get("prefix")
+    if prefix:
+        result["prefix"] = prefix
+    if options.get("install") == "preinstalled" and "pg_password" not in secret and not has_password(survey, host):
+        found.block(host, "no pg_password for green", "set kong_upgrade_secret_settings.pg_password (a vault), or put it into this host's kong.conf")
+    return result
+
+
+def has_password(survey, host):
+    """Whether green's own kong.conf or environment holds a password already, or blue uses none."""
+    gateway = survey["hosts"][host].get("gateway") or {}
+    return "pg_password" in (gateway.get("settings") or {}) or not blue_has_password(survey)
+
+
+def blue_has_password(survey):
+    """Whether a blue node logs in to the database with a password."""
+    for host in survey["groups"]["blue"]:
+        gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
+        if (gateway.get("settings") or {}).get("pg_password") or ((gateway.get("node") or {}).get("settings") or {}).get("pg_password"):
+            return True
+    return False
+
+
+def own_words(host, gateway):
+    """Strings that tie a value to one host: its addresses, its names, its prefix."""
+    words = {host, gateway.get("nodename"), (gateway.get("prefix") or "").rstrip("/")}
+    words.update(a for a in gateway.get("own_addresses") or [] if a not in ("127.0.0.1", "::1"))
+    return {word for word in words if word and len(word) > 3}
+
+
+# --- load balancers --------------------------------------------------------------------------------------------------
+
+
+def servers_of(survey, found):
+    """{lb: {"socket backend": {"socket", "backend", "blue": {server: base}, "green": {...}, "now": {server: weight}}}}.
+
+    Base weights come from the run record, else from what the load balancer has now, as long as blue carries traffic.
+    """
+    groups, options = survey["groups"], survey["options"]
+    colour = {}
+    for which in ("blue", "green"):
+        for host in groups[which]:
+            colour[survey["hosts"].get(host, {}).get("name", host)] = (which, host)
+    result = {}
+    for lb, seen in survey["lbs"].items():
+        result[lb] = {}
+        if seen.get("error"):
+            continue
+        for process in seen.get("balancers") or []:
+            check_process(lb, process, options, found)
+            for server in process["servers"]:
+                if server["name"] not in colour or (options["backends"] and server["backend"] not in options["backends"]):
+                    continue
+                key = "%s %s" % (process.get("socket", "command"), server["backend"])
+                place = result[lb].setdefault(
+                    key, {"socket": process.get("socket"), "backend": server["backend"], "blue": {}, "green": {}, "now": {}, "state": {}, "status": {}}
+                )
+                place[colour[server["name"]][0]][server["name"]] = server["weight"]
+                usable = server["admin_state"] == "ready"
+                place["now"][server["name"]] = server["weight"] if usable else 0
+                place["state"][server["name"]] = server["admin_state"]
+                place["status"][server["name"]] = server["status"]
+                check_health_check(lb, server, colour[server["name"]], survey, found)
+            check_backends(lb, process, {place["backend"] for place in result[lb].values()}, found)
+        for place in result[lb].values():
+            base_weights(place, seen, options)
+        for name, (which, host) in colour.items():
+            if not any(name in place[which] for place in result[lb].values()):
+                found.block(lb, "server %s of %s host %s is in no backend" % (name, which, host),
+                            "add it there (green with weight 0), or set kong_upgrade_server_name of %s" % host)
+    return result
+
+
+def check_process(lb, process, options, found):
+    """Whether this HAProxy lets itself be led."""
+    if process.get("level") not in (None, "admin"):
+        found.block(lb, "the runtime socket %s has level %s" % (process["socket"], process["level"]), "`stats socket ... level admin` in haproxy.cfg")
+
+
+def check_backends(lb, process, names, found):
+    """Balancing that ignores weights set at run time, or clients that stick to a server, and what a reload undoes."""
+    if "backends" not in process:
+        return  # a user's own commands do not tell
+    states = set()
+    for name in sorted(names):
+        backend = (process.get("backends") or {}).get(name) or {}
+        if backend.get("weights") in ("static", "ignored"):
+            found.block(lb, "backend %s balances by %s, which does not follow weights set at run time" % (name, backend.get("algo")),
+                        "use roundrobin, leastconn or random there")
+        sticky = backend.get("cookie") or (backend.get("stick") or {}).get("type")
+        if sticky:
+            found.warn(lb, "backend %s keeps clients on their server (%s)" % (name, sticky),
+                       "shares will lag behind the weights until those clients leave or blue is drained")
+        states.add(backend.get("load_state"))
+    if names and (states == {"none"} or (process.get("state_file") is None and "global" not in states and "local" not in states)):
+        found.warn(lb, "a reload of HAProxy puts back the weights of its configuration",
+                   "set kong_upgrade_haproxy_conf_file, or server-state-file and load-server-state-from-file (docs/load_balancers.md)")
+
+
+def base_weights(place, seen, options):
+    """Fills in the base weights of one backend."""
+    recorded = {**{n: w for n, w in (seen.get("base") or {}).get(place["backend"], {}).items()}, **options["base_weights"]}
+    for which in ("blue", "green"):
+        for name in place[which]:
+            if name in recorded:
+                place[which][name] = recorded[name]
+    blue, green = place["blue"], place["green"]
+    average = round(sum(blue.values()) / len(blue)) if blue else 100
+    for name, weight in green.items():
+        if not weight:
+            green[name] = recorded.get(name) or average or 100
+
+
+def check_base_weights(servers, todo, found):
+    """Phases that move traffic need to know blue's original weights."""
+    for lb, places in servers.items():
+        for place in places.values():
+            if {"shift", "rollback"} & set(todo) and place["blue"] and not any(place["blue"].values()):
+                found.block(lb, "backend %s: every blue server has weight 0 and no record tells the original weights" % place["backend"],
+                            "set kong_upgrade_base_weights (server name: weight)")
+
+
+def check_counters(survey, todo, stands, found):
+    """A step that shares the traffic has to be judged: by counters, or by requests of our own to green."""
+    if "shift" not in todo or all(survey["hosts"].get(host, {}).get("probed") for host in survey["groups"]["green"]):
+        return
+    if not [step for step in survey["options"]["steps"] if stands["percent"] + 0.5 < step < 100]:
+        return
+    for lb, seen in survey["lbs"].items():
+        if not all(process.get("counted", True) for process in seen.get("balancers") or []):
+            found.block(lb, "has no counters, so nothing would tell how green does while both colours serve",
+                        "add the command counters to kong_upgrade_commands, set kong_upgrade_probe, or set kong_upgrade_steps to [100]")
+
+
+def check_health_check(lb, server, who, survey, found):
+    """A check that points at the Admin API fails on green, whose Admin API stays shut until finish."""
+    which, host = who
+    gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
+    port = server.get("check_port") or 0
+    node = (gateway.get("node") or {}).get("listeners") or {}
+    admin = {listener.get("port") for listener in node.get("admin") or gateway.get("admin_listeners") or []}
+    if port and port in admin:
+        found.block(lb, "the health check of %s/%s asks port %s, the Admin API of %s" % (server["backend"], server["name"], port, host),
+                    "let the check ask the proxy or the status listener: green's Admin API is shut until finish")
+
+
+# --- database --------------------------------------------------------------------------------------------------------
+
+
+def check_database(survey, settings, found):
+    blues = {}
+    for host in survey["groups"]["blue"]:
+        gateway = (survey["hosts"].get(host) or {}).get("gateway")
+        if gateway and gateway.get("datastore"):
+            blues.setdefault(address(gateway["datastore"]), []).append(host)
+    if len(blues) > 1:
+        found.block(survey["options"]["blue_group"], "blue nodes use several databases: %s"
+                    % "; ".join("%s on %s" % (a, ", ".join(h)) for a, h in sorted(blues.items())), "one cluster has one database")
+    if not blues:
+        return
+    blue = next(iter(blues))
+    if not blue.startswith("postgres "):
+        found.block(survey["options"]["blue_group"], "blue's datastore is %s" % blue.split(" ")[0], "this version of the collection upgrades on PostgreSQL")
+        return
+    for host, values in settings.items():
+        gateway = survey["hosts"][host].get("gateway") or {}
+        theirs = {key: values.get(key) for key in ("pg_host", "pg_port", "pg_database", "pg_schema", "database")}
+        green = "%s %s:%s/%s" % (theirs["database"] or "postgres", theirs["pg_host"] or "127.0.0.1", theirs["pg_port"] or 5432, theirs["pg_database"] or "kong")
+        if green != blue:
+            found.block(host, "green would use another database than blue: %s, not %s" % (green, blue), "correct kong_upgrade_settings")
+        elif gateway.get("conf") and "pg_database" in (gateway.get("settings") or {}) and gateway.get("datastore") and address(gateway["datastore"]) != blue:
+            found.block(host, "its %s names another database than blue: %s, not %s" % (gateway["conf"], address(gateway["datastore"]), blue),
+                        "correct the file, or remove it: it is rendered from blue's settings")
+    if survey["options"]["dump_without_password"] and blue_has_password(survey):
+        found.block(survey["options"]["database_host"], "pg_dump has no password",
+                    "set kong_upgrade_secret_settings.pg_password, or make the backup yourself and set kong_upgrade_backup: none")
+    error = (survey.get("migrations") or {}).get("error")
+    if error:
+        found.block(survey["options"]["database_host"], error, "the database must be readable from kong_upgrade_database_host")
+
+
+def address(datastore):
+    if datastore.get("kind") == "postgres":
+        return "postgres %s:%s/%s" % (datastore.get("host"), datastore.get("port"), datastore.get("database"))
+    return "%s %s" % (datastore.get("kind"), datastore.get("keyspace") or "")
+
+
+# --- state -----------------------------------------------------------------------------------------------------------
+
+
+def where_it_stands(survey, servers, migrations, target):
+    """What is already done, from the world alone."""
+    hosts, groups = survey["hosts"], survey["groups"]
+
+    def gateway(host):
+        return (hosts.get(host) or {}).get("gateway") or {}
+
+    shares = []
+    for places in servers.values():
+        for place in places.values():
+            share = weights.share_of_green(place["now"], set(place["green"]))
+            if share is not None:
+                shares.append(share)
+    blue_running = [h for h in groups["blue"] if gateway(h).get("running")]
+    fenced = [h for h in groups["blue"] if gateway(h).get("fenced")]
+    green_running = [h for h in groups["green"] if gateway(h).get("running")]
+    green_open = [h for h in groups["green"] if (gateway(h).get("node") or {}).get("admin_open")]
+    new, pending = migrations.get("new") or {}, migrations.get("pending") or {}
+    stands = {
+        "percent": round(min(shares), 1) if shares else 0.0,
+        "percent_most": round(max(shares), 1) if shares else 0.0,
+        "expanded": migrations.get("state") in ("up_to_date", "pending"),
+        "new": sum(len(ids) for ids in new.values()),
+        "pending": sum(len(ids) for ids in pending.values()),
+        "blue_running": blue_running,
+        "blue_fenced": fenced,
+        "blue_left": [h for h in groups["blue"] if h not in fenced or gateway(h).get("running")],
+        "green_running": green_running,
+        "green_open": green_open,
+        "staged": [h for h in groups["green"] if gateway(h).get("running")
+                   and ((gateway(h).get("node") or {}).get("version") or gateway(h).get("version")) == target],
+    }
+    statuses = [place["status"].get(n, "") for places in servers.values() for place in places.values() for n in place["green"]]
+    stands["green"] = list(groups["green"])
+    stands["green_up"] = bool(statuses) and all(str(s).upper().startswith(("UP", "NO CHECK")) for s in statuses)
+    stands["started"] = bool(groups["green"]) and set(green_running) == set(groups["green"])
+    stands["shifted"] = stands["percent"] >= 100
+    stands["retired"] = stands["shifted"] and not stands["blue_left"]
+    stands["finished"] = stands["retired"] and stands["expanded"] and not stands["pending"] and set(green_open) == set(groups["green"])
+    stands["phase"] = next(
+        (name for name, done in (("expand", stands["expanded"]), ("start", stands["started"]), ("shift", stands["shifted"]),
+                                 ("retire", stands["retired"]), ("finish", stands["finished"])) if not done), "done")
+    return stands
+
+
+def check_state(survey, stands, todo, found):
+    """Half-way states that no phase can mend by itself."""
+    migrations = survey.get("migrations") or {}
+    state = migrations.get("state")
+    if state == "needs_bootstrap":
+        found.block("database", "holds no Kong schema (needs bootstrap)", "check that blue's database is meant")
+    elif state == "legacy":
+        found.block("database", "holds the schema of Kong 0.x", "upgrade to 1.5.1 first")
+    elif state == "pending_and_new" and not survey["options"]["finish_leftovers"]:
+        found.block("database", "an earlier upgrade was never finished (%s) and new migrations wait" % brief(migrations.get("pending")),
+                    "run `kong migrations finish` with the version that blue runs, or set kong_upgrade_finish_leftovers: true")
+    if stands["green_open"] and not stands["finished"] and not stands["retired"]:
+        found.block(", ".join(stands["green_open"]), "green's Admin API is open before finish: what is written there can be lost",
+                    "stop these nodes: the start phase starts them with admin_listen = off")
+    down = [h for h in survey["groups"]["blue"] if h in survey["hosts"] and not survey["hosts"][h].get("error")
+            and h not in stands["blue_running"] and h not in stands["blue_fenced"]]
+    if down and not stands["shifted"]:
+        found.block(", ".join(down), "no Kong is running there", "start it, or name it in kong_upgrade_gone if it is dead for good")
+    for host in stands["blue_running"]:
+        gateway = survey["hosts"][host]["gateway"]
+        if (gateway.get("node") or {}).get("database_reachable") is False:
+            found.block(host, "Kong runs there but does not reach its database", "mend that first")
+        if gateway.get("fence_possible") is False:
+            found.block(host, "cannot be fenced: %s" % gateway.get("fence_problem"), "see kong_node, option fenced")
+
+
+def check_way_back(options, source, target, stands, migrations, found):
+    """Rollback ends at the point of no return: a real finish, or green's Admin API open. Whether traffic may move."""
+    if options["phases"] != ["rollback"]:
+        return True
+    try:
+        had_to_finish = bool(source) and bool(knowledge.pending_after_up(source, target))
+    except knowledge.KnowledgeError:
+        return True  # check_target says it
+    if migrations.get("state") == "up_to_date" and had_to_finish:
+        crossed = "`kong migrations finish` has run"
+    elif stands["green_open"]:
+        crossed = "green's Admin API is open (%s)" % ", ".join(stands["green_open"])
+    else:
+        return True
+    found.block("rollback", crossed + ": the point of no return is behind",
+                "what is left is a restore of the dump in kong_upgrade_backup_dir, which loses what was written since")
+    return False
+
+
+def brief(ids):
+    """`core: 012_213_to_220; acl: ...`, for a sentence."""
+    return "; ".join("%s: %s" % (name, ", ".join(values)) for name, values in sorted((ids or {}).items()))

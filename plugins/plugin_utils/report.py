@@ -1,0 +1,133 @@
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the report shows, from what the run left in the variables of its hosts. Pure."""
+
+from __future__ import annotations
+
+from ansible_collections.bluegreen.kong.plugins.plugin_utils.proof import clock
+
+PHASES = ("stage", "backup", "expand", "start", "shift", "retire", "finish", "rollback")
+CHECKED = {
+    "stage": "kong check and kong prepare accept green's kong.conf; its settings are blue's, with your overrides.",
+    "backup": "pg_restore can read the dump.",
+    "expand": "The migration state was read before and after `up`; nothing new is left.",
+    "start": "Every green node answers through its proxy, reaches the database and refuses its Admin API.",
+    "shift": "Green was UP everywhere and failed no more than the budget allows.",
+    "retire": "Every blue node had no session left, has ended and cannot be started.",
+    "finish": "Every database session was accounted for, nothing is pending, green's Admin API answers.",
+    "rollback": "Blue was UP on every load balancer before it got the traffic.",
+}
+NEXT = {
+    "shift": ("upgrade", "Blue is warm and has its Admin API. Go on with: %s"),
+    "retire": ("finish", "No Admin API answers anywhere until the upgrade is finished. Finish it with: %s"),
+}
+
+
+def build(seen: dict) -> dict:
+    """The report as data: what the JSON holds and the templates draw.
+
+    seen: plan, events [{phase, at, text}], gates, failures [{task, host, message}], began and ended (seconds since the epoch), command,
+    up, finish (answers of kong_migrations or None), proof, owner, until, inventory.
+    """
+    plan = seen["plan"]
+    failure = next(iter(seen.get("failures") or []), None)
+    stands = plan.get("stands") or {}
+    events, phases = seen.get("events") or [], []
+    before = seen["began"]
+    for event in events:
+        phases.append({"phase": event["phase"], "seconds": round(event["at"] - before, 1), "text": event["text"], "at": clock(event["at"])})
+        before = event["at"]
+    done = [event["phase"] for event in events if not event.get("failed")]
+    left = [phase for phase in plan.get("todo") or [] if phase not in done]
+    gates = [shown_gate(gate) for gate in seen.get("gates") or []]
+    result = "failed" if failure else "blocked" if plan.get("blockers") else "done"
+    return {
+        "result": result,
+        "headline": headline(result, plan, failure, done, left, seen.get("command") or "ansible-playbook bluegreen.kong.PLAYBOOK"),
+        "source": plan.get("source"),
+        "target": plan.get("target"),
+        "strategy": plan.get("strategy"),
+        "run": seen.get("owner", {}).get("run_id"),
+        "controller": seen.get("owner", {}).get("controller"),
+        "began": clock(seen["began"]),
+        "ended": clock(seen["ended"]),
+        "seconds": round(seen["ended"] - seen["began"], 1),
+        "phases": phases,
+        "left": left,
+        "failure": failure,
+        "blockers": plan.get("blockers") or [],
+        "warnings": plan.get("warnings") or [],
+        "shift": curve(plan, gates, done),
+        "gates": gates,
+        "migrations": {"before": plan.get("migrations"), "up": shown_run(seen.get("up")), "finish": shown_run(seen.get("finish"))},
+        "proof": seen.get("proof"),
+        "checked": checked(plan, events),
+        "blue": (plan.get("names") or {}).get("blue") or [],
+        "green": (plan.get("names") or {}).get("green") or [],
+        "batches": plan.get("batches") or [],
+        "found": stands,
+        "backup": seen.get("backup"),
+    }
+
+
+def headline(result, plan, failure, done, left, command) -> str:
+    """The one sentence an operator reads first. command: how to run a playbook, its name written as PLAYBOOK."""
+    versions = "Kong %s to %s" % (plan.get("source") or "?", plan.get("target"))
+    if result == "blocked":
+        return "%s: not begun, %d problem(s) stand in the way. Nothing was changed." % (versions, len(plan["blockers"]))
+    if result == "failed":
+        return "%s: stopped in phase %s. %s" % (versions, left[0] if left else "report", sentence(failure["message"]))
+    stands = plan.get("stands") or {}
+    if "rollback" in done:
+        return "%s: rolled back, all traffic is on blue." % versions
+    if stands.get("finished") or "finish" in done:
+        return "%s: finished." % versions + (" There was nothing to do." if not done else "")
+    last = done[-1] if done else ("retire" if stands.get("retired") else "shift" if stands.get("shifted") else None)
+    playbook, advice = NEXT.get(last, ("", ""))
+    text = "%s: %s" % (versions, "%s is done." % last if last else "not begun; the plan has no objection.")
+    return text + (" " + advice % command.replace("PLAYBOOK", playbook) if advice else "")
+
+
+def checked(plan, events) -> list:
+    """What this run has made sure of, as sentences."""
+    done = [event["phase"] for event in events if not event.get("failed")]
+    if plan.get("blockers"):
+        return []
+    lines = ["Every host answered; versions, database, prefixes, weights and health checks fit together."]
+    lines += [CHECKED[phase] for phase in done if phase in CHECKED]
+    return lines
+
+
+def curve(plan, gates, done) -> list:
+    """Share of the traffic on green over the run: [{percent, at}], for the picture."""
+    stands = plan.get("stands") or {}
+    points = [{"percent": "%g" % stands.get("percent", 0.0), "at": None}]
+    for gate in gates:
+        points.append({"percent": gate["percent"], "at": gate["at"], "verdict": gate["verdict"]})
+        if not gate["open"]:
+            points.append({"percent": 0, "at": gate["at"], "verdict": "back on blue"})
+    if "rollback" in done:
+        points.append({"percent": 0, "at": None, "verdict": "rolled back"})
+    return points
+
+
+def shown_gate(gate):
+    """A verdict with a readable time."""
+    reason = gate["message"].rsplit(": ", 1)[-1]
+    return dict(gate, at=clock(gate["at"]), reason=reason)
+
+
+def shown_run(result):
+    """What a migration command changed, by its own readings."""
+    if not result or result.get("skipped"):
+        return None
+    keys = ("changed", "ran", "waited", "before", "after")
+    return {key: result.get(key) for key in keys}
+
+
+def sentence(message) -> str:
+    """A message that may be a list of lines, as one text."""
+    lines = message if isinstance(message, list) else [message]
+    return " ".join(str(line).rstrip(". ") + "." for line in lines)

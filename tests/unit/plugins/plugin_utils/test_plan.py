@@ -1,0 +1,296 @@
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+import pytest
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import plan
+
+DATASTORE = {"kind": "postgres", "host": "db", "port": 5432, "database": "kong", "user": "kong", "schema": "public"}
+
+
+def gateway(name, version, address, running=True, **more):
+    settings = {
+        "proxy_listen": "0.0.0.0:8000",
+        "pg_host": "db",
+        "pg_password": "******",
+        "admin_listen": "0.0.0.0:8001",
+        "db_update_frequency": "2",
+    }
+    node = {
+        "version": version,
+        "settings": dict(settings, log_level="debug", pg_timeout="60000"),
+        "listeners": {"admin": [{"port": 8001}]},
+        "admin_open": True,
+        "database_reachable": True,
+    }
+    found = {
+        "version": version,
+        "edition": "oss",
+        "conf": "/etc/kong/kong.conf",
+        "prefix": "/usr/local/kong",
+        "machine": name,
+        "nodename": name + ".example.com",
+        "own_addresses": [address],
+        "datastore": dict(DATASTORE),
+        "settings": settings,
+        "running": running,
+        "node": node if running else None,
+        "fenced": False,
+        "fence_possible": True,
+        "errors": [],
+    }
+    return dict(found, **more)
+
+
+def server(name, weight, **more):
+    return dict(
+        {"backend": "kong", "name": name, "weight": weight, "admin_state": "ready", "status": "UP", "check_port": None}, **more
+    )
+
+
+@pytest.fixture(name="survey")
+def fixture_survey():
+    hosts = {}
+    for number in (1, 2):
+        hosts["b%d" % number] = {"gateway": gateway("b%d" % number, "2.1.4", "10.0.0.%d" % number)}
+        green = gateway("g%d" % number, "2.8.5", "10.0.1.%d" % number, running=False, settings={})
+        hosts["g%d" % number] = {"gateway": green}
+    for name, host in hosts.items():
+        host.update(name=name, error=None, settings={}, secret_settings=["pg_password"] if name.startswith("g") else [])
+    servers = [server("b1", 100), server("b2", 50), server("g1", 0), server("g2", 0)]
+    process = {
+        "socket": "/run/haproxy.sock",
+        "level": "admin",
+        "state_file": "/var/lib/haproxy/state",
+        "backends": {"kong": {"algo": "roundrobin", "weights": "dynamic", "cookie": None, "stick": None, "load_state": "global"}},
+        "servers": servers,
+    }
+    return {
+        "options": {
+            "blue_group": "kong_blue", "green_group": "kong_green", "lb_group": "kong_lb", "batches": [], "gone": [],
+            "target_version": "2.8.5", "phases": ["stage", "backup", "expand", "start", "shift", "retire"], "steps": [25, 100],
+            "finish_leftovers": False, "install": "preinstalled", "dump_without_password": False, "database_host": "g1",
+            "backends": [], "base_weights": {},
+        },
+        "groups": {"blue": ["b1", "b2"], "green": ["g1", "g2"], "lb": ["lb1"], "batches": {}},
+        "play_hosts": ["b1", "b2", "g1", "g2", "lb1"],
+        "hosts": hosts,
+        "lbs": {"lb1": {"balancers": [process], "base": {}, "error": None, "locked": None}},
+        "invalid": {},
+        "migrations": {"state": "new", "new": {"core": ["015_270_to_280"]}, "pending": {}, "executed": {}, "lock": None, "fingerprint": "f"},
+    }
+
+
+def blockers(survey):
+    return ["%(where)s: %(what)s | %(do)s" % item for item in plan.build(survey)["blockers"]]
+
+
+def test_a_sound_cluster_has_no_blocker_and_all_phases_to_do(survey):
+    result = plan.build(survey)
+    assert result["blockers"] == [] and result["source"] == "2.1.4"
+    assert result["todo"] == survey["options"]["phases"]
+    assert result["base_weights"] == {"lb1": {"kong": {"b1": 100, "b2": 50, "g1": 75, "g2": 75}}}
+    assert [batch["after"] for batch in result["batches_left"]] == [[], ["b1"]]
+    assert result["proof_seconds"] == 4
+
+
+def test_green_gets_blues_settings_without_what_belongs_to_one_node(survey):
+    survey["hosts"]["g1"]["settings"] = {"nginx_worker_processes": "2"}
+    settings = plan.build(survey)["settings"]["g1"]
+    assert settings["log_level"] == "debug"  # the environment of the running node, not in kong.conf
+    assert settings["nginx_worker_processes"] == "2"
+    assert settings["admin_listen"] == "off" and settings["status_listen"] == plan.LOCAL_STATUS
+    assert "pg_password" not in settings and "pg_timeout" not in settings
+
+
+def put(path, value):
+    """A mutation: survey[path...] = value."""
+    def mutate(survey):
+        place = survey
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = value
+    return mutate
+
+
+def on_blue(key, value):
+    def mutate(survey):
+        for host in ("b1", "b2"):
+            survey["hosts"][host]["gateway"][key] = value
+    return mutate
+
+
+def node_of(host, key, value):
+    return put(("hosts", host, "gateway", "node", key), value)
+
+
+def setting(host, key, value):
+    """A property of kong.conf that the running node uses."""
+    def mutate(survey):
+        found = survey["hosts"][host]["gateway"]
+        found["settings"][key] = found["node"]["settings"][key] = value
+    return mutate
+
+
+def lb_server(number, **values):
+    def mutate(survey):
+        survey["lbs"]["lb1"]["balancers"][0]["servers"][number].update(values)
+    return mutate
+
+
+ROWS = [
+    ("empty group", put(("groups", "green"), []), "group kong_green is empty"),
+    ("host in both groups", put(("groups", "green"), ["g1", "b1"]), "b1: is in both kong_blue and kong_green"),
+    ("a limit", put(("play_hosts",), ["b1"]), "--limit cuts the groups"),
+    ("unreachable host", put(("hosts", "b2", "error"), "unreachable: no route"), "b2: unreachable"),
+    ("unreachable load balancer", put(("lbs", "lb1", "error"), "no such socket"), "lb1: no such socket"),
+    ("a second run", put(("lbs", "lb1", "locked"), ("held by x", "wait")), "lb1: held by x | wait"),
+    ("socket without rights", put(("lbs", "lb1", "balancers", 0, "level"), "operator"), "level admin"),
+    ("static balancing", put(("lbs", "lb1", "balancers", 0, "backends", "kong", "weights"), "ignored"), "does not follow weights"),
+    ("health check at the Admin API", lb_server(0, check_port=8001), "the Admin API of b1"),
+    ("server not on the load balancer", lb_server(2, name="other"), "server g1 of green host g1 is in no backend"),
+    ("mixed blue", node_of("b2", "version", "2.0.5"), "several versions"),
+    ("Enterprise", on_blue("edition", "enterprise"), "Kong Enterprise"),
+    ("source below 1.0", node_of("b1", "version", "0.14.1"), "several versions"),
+    ("green is not the target", put(("hosts", "g2", "gateway", "version"), "2.7.2"), "g2: kong is 2.7.2, not the target 2.8.5"),
+    ("no kong on green", put(("hosts", "g2", "gateway", "version"), None), "g2: no kong command found"),
+    ("another database", put(("hosts", "g1", "settings"), {"pg_database": "other"}), "another database than blue"),
+    ("no password", put(("hosts", "g1", "secret_settings"), []), "no pg_password for green"),
+    ("a dump without password", put(("options", "dump_without_password"), True), "pg_dump has no password"),
+    ("blue nodes differ", setting("b2", "db_update_frequency", "9"), "blue nodes differ in db_update_frequency"),
+    ("database unreadable", put(("migrations",), {"error": "connection refused"}), "connection refused"),
+    ("no schema", put(("migrations", "state"), "needs_bootstrap"), "needs bootstrap"),
+    ("leftovers", put(("migrations", "state"), "pending_and_new"), "never finished"),
+    ("invalid variable", put(("invalid", "g1"), ["kong_upgrade_sock: no such variable"]), "g1: kong_upgrade_sock"),
+    ("blue is down", put(("hosts", "b1", "gateway", "running"), False), "b1: no Kong is running there"),
+    ("blue cannot be fenced", put(("hosts", "b1", "gateway", "fence_possible"), False), "cannot be fenced"),
+    ("unknown batch", put(("options", "batches"), ["zone_x"]), "no inventory group is called zone_x"),
+]
+
+
+@pytest.mark.parametrize("mutate, words", [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
+def test_blockers(survey, mutate, words):
+    mutate(survey)
+    assert any(words in line for line in blockers(survey)), blockers(survey)
+
+
+def test_all_problems_come_at_once(survey):
+    for mutate in (put(("groups", "lb"), []), put(("hosts", "b2", "error"), "unreachable"), put(("migrations",), {"error": "no"})):
+        mutate(survey)
+    assert len(blockers(survey)) >= 3
+
+
+def test_a_shared_prefix_counts_on_one_machine_only(survey):
+    assert not any("shares the prefix" in line for line in blockers(survey))
+    survey["hosts"]["g1"]["gateway"]["machine"] = "b1"
+    assert any("g1: shares the prefix" in line for line in blockers(survey))
+
+
+def test_a_value_with_blues_address_needs_an_override(survey):
+    for host in ("b1", "b2"):
+        found = survey["hosts"][host]["gateway"]
+        for settings in (found["settings"], found["node"]["settings"]):
+            settings["proxy_listen"] = "%s:8000" % found["own_addresses"][0]
+    assert any("proxy_listen of b1 names a blue host" in line for line in blockers(survey))
+    for host in ("g1", "g2"):
+        survey["hosts"][host]["settings"] = {"proxy_listen": "10.0.1.9:8000"}
+    assert blockers(survey) == []
+
+
+@pytest.mark.parametrize("batches, words", [
+    ({"a": ["b1"]}, "b2: is in no batch"),
+    ({"a": ["b1", "b2"], "b": ["b2"]}, "b2: is in two batches"),
+    ({"a": ["b1", "b2", "x"]}, "x: is in batch a but not in kong_blue"),
+])
+def test_batches_partition_blue(survey, batches, words):
+    survey["groups"]["batches"], survey["options"]["batches"] = batches, list(batches)
+    assert any(words in line for line in blockers(survey))
+
+
+def shifted(survey):
+    """The survey after all traffic went to green."""
+    survey["migrations"].update(state="pending", new={}, pending={"core": ["012_213_to_220"]})
+    for host in ("g1", "g2"):
+        survey["hosts"][host]["gateway"] = gateway(host, "2.8.5", "10.0.1.1")
+        survey["hosts"][host]["gateway"]["node"]["admin_open"] = False
+    for entry, weight in zip(survey["lbs"]["lb1"]["balancers"][0]["servers"], (0, 0, 75, 75)):
+        entry["weight"] = weight
+    survey["lbs"]["lb1"]["base"] = {"kong": {"b1": 100, "b2": 50, "g1": 75, "g2": 75}}
+
+
+def retired(survey):
+    """And after blue was fenced."""
+    shifted(survey)
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"].update(running=False, node=None, fenced=True)
+
+
+def test_a_run_goes_on_where_the_world_is(survey):
+    shifted(survey)
+    result = plan.build(survey)
+    assert (result["todo"], result["blockers"]) == (["retire"], [])
+    retired(survey)
+    survey["options"]["phases"] = ["retire", "finish"]
+    assert plan.build(survey)["todo"] == ["finish"]
+
+
+def test_finished_means_nothing_to_do(survey):
+    retired(survey)
+    survey["migrations"].update(state="up_to_date", pending={})
+    for host in ("g1", "g2"):
+        survey["hosts"][host]["gateway"]["node"]["admin_open"] = True
+    result = plan.build(survey)
+    assert result["stands"]["finished"] and result["todo"] == [] and result["blockers"] == []
+
+
+def test_the_original_weights_must_be_known_before_traffic_moves(survey):
+    shifted(survey)
+    survey["lbs"]["lb1"]["base"] = {}
+    assert not any("original weights" in line for line in blockers(survey))
+    survey["options"]["phases"] = ["rollback"]
+    assert any("kong_upgrade_base_weights" in line for line in blockers(survey))
+
+
+def test_rollback_ends_at_the_point_of_no_return(survey):
+    retired(survey)
+    survey["options"]["phases"] = ["rollback"]
+    assert blockers(survey) == []
+    survey["migrations"].update(state="up_to_date", pending={})
+    assert any("point of no return" in line for line in blockers(survey))
+
+
+def test_greens_admin_api_must_be_shut_before_finish(survey):
+    shifted(survey)
+    survey["hosts"]["g1"]["gateway"]["node"]["admin_open"] = True
+    assert any("Admin API is open before finish" in line for line in blockers(survey))
+
+
+def test_a_phase_that_comes_too_early(survey):
+    survey["options"]["phases"] = ["finish"]
+    assert any("phase finish: comes after retire" in line for line in blockers(survey))
+
+
+@pytest.fixture(name="commands")
+def fixture_commands(survey):
+    """The same cluster behind a load balancer that is led by commands of the user's own, without counters."""
+    servers = [dict(entry, status="no check") for entry in survey["lbs"]["lb1"]["balancers"][0]["servers"]]
+    survey["lbs"]["lb1"]["balancers"] = [{"counted": False, "servers": servers}]
+    return survey
+
+
+def test_without_counters_and_probes_shared_traffic_is_refused(commands):
+    assert [line for line in blockers(commands) if "lb1: has no counters" in line] == blockers(commands) != []
+
+
+@pytest.mark.parametrize("way", ["counters", "probes", "one step"])
+def test_ways_to_do_without_counters(commands, way):
+    if way == "counters":
+        commands["lbs"]["lb1"]["balancers"][0]["counted"] = True
+    elif way == "probes":
+        for host in ("g1", "g2"):
+            commands["hosts"][host]["probed"] = True
+    else:
+        commands["options"]["steps"] = [100]
+    result = plan.build(commands)
+    assert result["blockers"] == [] and result["warnings"] == []
+    assert result["base_weights"] == {"lb1": {"kong": {"b1": 100, "b2": 50, "g1": 75, "g2": 75}}}

@@ -1,0 +1,306 @@
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writes plugins/plugin_utils/knowledge/*.yml, what the collection knows about Kong's versions.
+
+Usage: make_knowledge.py FACTS_FOLDER [OUT_FOLDER]
+
+FACTS_FOLDER holds versions.yml, migrations.yml and conf_keys.yml: tables made from Kong's public
+source at its tags. This takes the part that the collection's code asks for, in a form where each fact stands once,
+reads the result back through plugin_utils/knowledge, and compares it with the facts: what it writes is complete.
+"""
+
+import importlib.util
+import pathlib
+import sys
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LAST = (2, 8, 99)  # up to here with everything; newer releases only as known
+DATASTORES = ("postgres", "cassandra")
+HEAD = """\
+---
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Made by tools/make_knowledge.py: edit that, not this. __init__.py reads it.
+"""
+
+
+def number(version):
+    """ "2.8.5" -> (2, 8, 5)"""
+    return tuple(int(part) for part in version.split("."))
+
+
+def minor(version):
+    """ "2.8.5" -> "2.8" """
+    return version.rpartition(".")[0]
+
+
+def quoted(value):
+    """A YAML scalar: versions and anything that YAML could read as something else in double quotes."""
+    text = str(value)
+    plain = text.replace("_", "a").replace("-", "a").isalnum() and not text[0].isdigit() and not text.startswith("-")
+    if plain and text.lower() not in ("on", "off", "yes", "no", "true", "false", "null", "none", "y", "n"):
+        return text
+    return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def flow(value):
+    """A value in YAML's flow style, on one line."""
+    if isinstance(value, dict):
+        return "{%s}" % ", ".join("%s: %s" % (quoted(k), flow(v)) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return "[%s]" % ", ".join(flow(v) for v in value)
+    return quoted(value)
+
+
+def rows(mapping, indent="  "):
+    """A mapping, one entry a line; lines that get long are broken into one line per member."""
+    out = []
+    for key, value in mapping.items():
+        line = "%s%s: %s" % (indent, quoted(key), flow(value))
+        if len(line) > 120 and isinstance(value, dict):
+            line = "%s%s:\n%s" % (indent, quoted(key), rows(value, indent + "  ").rstrip("\n"))
+        elif len(line) > 120 and isinstance(value, (list, tuple)):
+            line = "%s%s:\n%s" % (indent, quoted(key), "\n".join("%s  - %s" % (indent, flow(v)) for v in value))
+        elif len(line) > 120:
+            line = "%s%s: >-\n%s  %s" % (indent, quoted(key), indent, value)
+        out.append(line)
+    return "\n".join(out) + "\n"
+
+
+# --- versions ---------------------------------------------------------------------------------------------------------
+
+
+def versions(facts):
+    """The text of versions.yml."""
+    tags = facts["versions"]["tags"]
+    out = {}
+    for tag in sorted(tags, key=number):
+        entry = {"date": tags[tag].get("changelog_date") or tags[tag]["tag_commit_date"]}
+        if number(tag) <= LAST:
+            entry["openresty"] = tags[tag]["build"]["openresty"]
+            entry["nginx"] = list(map(str, tags[tag]["nginx_accepted"]))
+        out[tag] = entry
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# Released versions of Kong Gateway OSS. openresty: what the release's packages are built with; two versions",
+            "# can take over from each other by a reload only where it is the same. nginx: what a start accepts.",
+            "schema: 1",
+            "",
+            "# Versions that an upgrade may lead to, and the lowest that it may start from, in one hop.",
+            'targets: ["2.8"]',
+            'lowest_source: "1.0.0"',
+            "",
+            "# What lies below lowest_source takes these stops first (from this version on: stops).",
+            "stops_below:",
+            '  "0.14.1": ["1.5.1"]',
+            '  "0.0.0": ["0.14.1", "1.5.1"]',
+            "",
+            "# Never a stop with traffic, and why.",
+            "never_a_stop:",
+            '  "1.1.0": a 0.14 cluster on Cassandra gets corrupt data on this path, mended in 1.1.1',
+            '  "1.5.0": migrate-apis works in one order of steps only, mended in 1.5.1',
+            '  "2.1.0": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
+            '  "2.1.1": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
+            "",
+            "# A version that one of these finds is Kong Enterprise: a fourth number, or its name.",
+            "enterprise: ['^\\d+\\.\\d+\\.\\d+\\.\\d+', '^0\\.\\d+-\\d', '(?i)enterprise']",
+            "",
+            "# The oldest server that a node of this version or newer starts with.",
+            "datastore_minimum:",
+            '  postgres: {"0.14.1": "9.5"}',
+            '  cassandra: {"0.14.1": "2.2", "2.2.0": "3.0"}',
+            "",
+            "versions:",
+            rows(out),
+        ]
+    )
+    return text.rstrip("\n") + "\n"
+
+
+# --- migrations -------------------------------------------------------------------------------------------------------
+
+
+def lists(facts, version):
+    """subsystem -> ids in order, and datastore -> ids ("subsystem/id") that leave a second phase, of one version."""
+    table = facts["migrations"]["by_version"]
+    entry = table[version]
+    while "same_as" in entry:
+        entry = table[entry["same_as"]]
+    found = {"core": entry["core"]}
+    found.update(entry["plugins"])
+    found.update(entry.get("external") or {})
+    return found, {d: entry.get("teardown_" + d) or [] for d in DATASTORES}, entry.get("external") or {}
+
+
+def migrations(facts):
+    """The text of migrations.yml."""
+    known = [v for v in sorted(facts["migrations"]["by_version"], key=number) if number(v) <= LAST]
+    order, entries = [], {}
+    for version in known:
+        found, second, external = lists(facts, version)
+        for subsystem, ids in found.items():
+            if subsystem not in order:
+                order.append(subsystem)
+            for name in ids:
+                full = "%s/%s" % (subsystem, name)
+                entry = entries.setdefault(full, {"versions": [], "finish": {}, "rock": []})
+                entry["versions"].append(version)
+                if name in external.get(subsystem, []):
+                    entry["rock"].append(version)
+                for datastore in DATASTORES:
+                    if full in second[datastore]:
+                        entry["finish"].setdefault(datastore, version)
+    out = {}
+    for subsystem in ["core"] + sorted(set(order) - {"core"}):
+        ids = [full for full in entries if full.startswith(subsystem + "/")]
+        out[subsystem] = []
+        for full in sorted(ids, key=lambda full: full.partition("/")[2]):
+            entry = entries[full]
+            row = {"id": full.partition("/")[2], "since": entry["versions"][0]}
+            if entry["versions"][-1] != known[-1]:
+                row["until"] = entry["versions"][-1]
+            if entry["rock"]:
+                row["rock_until"] = entry["rock"][-1]
+            destructive = facts["migrations"]["catalogue"][full].get("teardown_destructive")
+            if entry["finish"]:
+                row["finish"] = {d: v if v != row["since"] else "since" for d, v in entry["finish"].items()}
+            if destructive:
+                row["destructive"] = [d for d in DATASTORES if destructive is True or destructive == d]
+            out[subsystem].append(row)
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# Migrations by subsystem (core, or the plugin that owns them), in the order in which they run.",
+            "# since, until: first and last version that knows the id (until: where it was taken out later).",
+            "# finish: where the id has a second phase: after `up` it is pending until `finish`, per datastore, from that",
+            "#   version on (since: from the first). destructive: the second phase drops or rewrites data there.",
+            "# rock_until: up to that version the plugin came as a package of its own, whose version decides.",
+            "# Versions below 0.15 keep their state in another way (table schema_migrations) and have no ids here.",
+            "schema: 1",
+            "subsystems:",
+        ]
+    )
+    for subsystem, ids in out.items():
+        text += "\n  %s:" % subsystem
+        for row in ids:
+            text += "\n    - %s" % flow(row)
+    return text + "\n"
+
+
+# --- kong.conf --------------------------------------------------------------------------------------------------------
+
+
+def conf_keys(facts):
+    """The text of conf_keys.yml."""
+    minors = {m: e["keys"] for m, e in facts["conf_keys"]["minors"].items() if number(m) <= LAST[:2]}
+    changes, before = {}, {}
+    for name in sorted(minors, key=number):
+        keys = minors[name]
+        change = {"set": {k: v for k, v in keys.items() if before.get(k) != v}}
+        gone = sorted(set(before) - set(keys))
+        if gone:
+            change["removed"] = gone
+        changes[name] = change
+        before = keys
+    prefixes = {m: p for m, p in facts["conf_keys"]["dynamic_prefixes"].items() if number(m) <= LAST[:2]}
+    deprecated = {}
+    for key, entry in facts["conf_keys"]["deprecated_in_loader"].items():
+        deprecated[key] = {"since": entry["deprecated_since"]}
+        if entry["replacement"]:
+            deprecated[key]["by"] = entry["replacement"].split(" / ")
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# Properties of kong.conf with their defaults, by minor version: what a minor sets (new, or with another default)",
+            "# and removes against the one before. A property that a version does not know is dropped without a word.",
+            "schema: 1",
+            "",
+            "# Beginnings of names that take any directive of nginx, from this minor on (replaces the list before).",
+            "dynamic_prefixes:",
+            rows(prefixes).rstrip("\n"),
+            "",
+            "# Old names that still work in 2.8, unless the new one is set too, and since when they are deprecated.",
+            "deprecated:",
+            rows(deprecated).rstrip("\n"),
+            "",
+            "# Two names for one thing, neither deprecated; the second wins.",
+            "aliases:",
+            rows(facts["conf_keys"]["aliases_2_8_5"]).rstrip("\n"),
+            "",
+            "minors:",
+        ]
+    )
+    for name, change in changes.items():
+        text += '\n  "%s":' % name
+        text += "\n    set:\n" + rows(change["set"], "      ").rstrip("\n") if change["set"] else "\n    set: {}"
+        if "removed" in change:
+            text += "\n" + rows({"removed": change["removed"]}, "    ").rstrip("\n")
+    return text + "\n"
+
+
+# --- check ------------------------------------------------------------------------------------------------------------
+
+
+def check(facts):
+    """Compares what knowledge.py says, reading the files just written, with the facts."""
+    source = ROOT / "plugins" / "plugin_utils" / "knowledge" / "__init__.py"
+    spec = importlib.util.spec_from_file_location("knowledge", source)
+    knowledge = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(knowledge)
+    assert set(knowledge.versions()) == set(facts["versions"]["tags"])
+    for version in facts["migrations"]["by_version"]:
+        if number(version) > LAST:
+            continue
+        found = lists(facts, version)[0]
+        said = knowledge.migrations_of(version)
+        assert said == found, (version, said, found)
+    for name, entry in facts["migrations"]["upgrade_to_2_8_5"].items():
+        for datastore in DATASTORES:
+            pending = {
+                "%s/%s" % (s, i)
+                for s, ids in knowledge.pending_after_up(entry["source_tag"], "2.8.5", datastore).items()
+                for i in ids
+            }
+            assert pending == set(entry[datastore]["up_then_pending"]), (name, datastore, pending)
+            destructive = {
+                "%s/%s" % (s, i)
+                for s, ids in knowledge.destructive_in_finish(entry["source_tag"], "2.8.5", datastore).items()
+                for i in ids
+            }
+            assert destructive == set(entry[datastore]["destructive_in_finish"]), (name, datastore, destructive)
+            new = [i for ids in knowledge.new_in_up(entry["source_tag"], "2.8.5").values() for i in ids]
+            assert len(new) == entry[datastore]["new_count"], (name, datastore, new)
+    for name, entry in facts["versions"]["final_patch"].items():
+        assert knowledge.newest(name) == entry, name
+    for name, entry in facts["conf_keys"]["minors"].items():
+        if number(name) > LAST[:2]:
+            continue
+        assert knowledge.conf_defaults(entry["tag"]) == entry["keys"], name
+    for name, entry in facts["conf_keys"]["diff_to_2_8_5"].items():
+        diff = knowledge.conf_changes(facts["conf_keys"]["minors"][name]["tag"], "2.8.5")
+        assert set(diff["removed"]) == set(entry["removed_silently_ignored"]), (name, diff["removed"])
+        assert set(diff["added"]) == set(entry["added"]), (name, set(diff["added"]) ^ set(entry["added"]))
+        assert {k: {"old": o, "new": n} for k, (o, n) in diff["changed"].items()} == entry["default_changed"], name
+
+
+def main():
+    """Writes the three files and checks them."""
+    folder = pathlib.Path(sys.argv[1])
+    out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "plugins" / "plugin_utils" / "knowledge"
+    names = ("versions", "migrations", "conf_keys")
+    facts = {name: yaml.safe_load((folder / (name + ".yml")).read_text()) for name in names}
+    for name, make in (("versions", versions), ("migrations", migrations), ("conf_keys", conf_keys)):
+        path = out / (name + ".yml")
+        path.write_text(make(facts))
+        print("%s: %d bytes" % (path, path.stat().st_size))
+    check(facts)
+
+
+if __name__ == "__main__":
+    main()
