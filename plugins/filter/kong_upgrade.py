@@ -62,9 +62,13 @@ def kong_upgrade_gate(results, names, percent, budget, min_requests, too_little,
     else:
         windows = [result.get("window") or {} for result in results]
         answers = [unanswered(probe) for probe in probes if not probe.get("skipped")]
-        verdict = gate.judge(windows, set(names["blue"]), set(names["green"]), float(budget), int(min_requests), answers)
+        verdict = gate.judge(
+            windows, set(names["blue"]), set(names["green"]), float(budget), int(min_requests), answers
+        )
     opens = verdict["verdict"] == "passed" or (verdict["verdict"] == "too_little" and too_little == "continue")
-    return dict(verdict, percent=percent, open=opens, at=time.time(), message="%s %%: %s" % (percent, verdict["message"]))
+    return dict(
+        verdict, percent=percent, open=opens, at=time.time(), message="%s %%: %s" % (percent, verdict["message"])
+    )
 
 
 def kong_upgrade_proof(hostvars, blue, green, target, sessions, known, earlier=None):
@@ -72,7 +76,9 @@ def kong_upgrade_proof(hostvars, blue, green, target, sessions, known, earlier=N
     gateways = {}
     for host in blue + green:
         result = survey.plain(hostvars[host]["__kong_upgrade_gateway"])
-        gateways[host] = dict((result.get("ansible_facts") or {}).get("kong_gateway") or {}, error=survey.failure(result))
+        gateways[host] = dict(
+            (result.get("ansible_facts") or {}).get("kong_gateway") or {}, error=survey.failure(result)
+        )
     sockets = (earlier or {}).get("sockets", [])
     return proof.judge(gateways, blue, green, target, survey.plain(sessions), sockets, survey.plain(known))
 

@@ -43,7 +43,12 @@ def tally(windows: list[dict], names: set[str]) -> dict:
 
 
 def judge(
-    windows: list[dict], blue: set[str], green: set[str], budget: float, min_requests: int, probed: list[str | None] | None = None
+    windows: list[dict],
+    blue: set[str],
+    green: set[str],
+    budget: float,
+    min_requests: int,
+    probed: list[str | None] | None = None,
 ) -> dict:
     """Compares green with blue in the same window.
 

@@ -24,7 +24,13 @@ from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge, w
 OF_ONE_NODE = ("prefix", "admin_listen", "nginx_daemon", "cluster_listen", "kong_env")
 # What `kong start` itself writes into .kong_env, whoever asked for it: its --db-timeout option over the time-outs of the
 # database, and the ciphers that ssl_cipher_suite stands for (seen on 2.1.4 and 2.8.5).
-COMPUTED = ("pg_timeout", "cassandra_timeout", "cassandra_schema_consensus_timeout", "ssl_ciphers", "client_ssl_cert_default")
+COMPUTED = (
+    "pg_timeout",
+    "cassandra_timeout",
+    "cassandra_schema_consensus_timeout",
+    "ssl_ciphers",
+    "client_ssl_cert_default",
+)
 LOCAL_STATUS = "127.0.0.1:8100"
 LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
 MASK = "******"
@@ -54,7 +60,9 @@ def build(survey: dict) -> dict:
     source = version_of_blue(survey, found)
     target = check_target(survey, source, found)
     settings = {
-        host: settings_of_green(host, survey, source, target, found) for host in groups["green"] if host in survey["hosts"]
+        host: settings_of_green(host, survey, source, target, found)
+        for host in groups["green"]
+        if host in survey["hosts"]
     }
     check_prefixes(survey, found)
     steps = options["steps"]
@@ -87,15 +95,22 @@ def build(survey: dict) -> dict:
         "admin_listen": {host: admin_listen_later(host, survey) for host in groups["green"]},
         "servers": servers,
         "base_weights": {
-            lb: {place["backend"]: {**place["blue"], **place["green"]} for place in places.values()} for lb, places in servers.items()
+            lb: {place["backend"]: {**place["blue"], **place["green"]} for place in places.values()}
+            for lb, places in servers.items()
         },
-        "steps": [step for step in options["steps"] if step > stands["percent"] + 0.5 or (step == 100 and not stands["shifted"])],
+        "steps": [
+            step
+            for step in options["steps"]
+            if step > stands["percent"] + 0.5 or (step == 100 and not stands["shifted"])
+        ],
         "stands": stands,
         "todo": todo,
         "can_export": bool(source) and knowledge.compare(source, DB_EXPORT_SINCE) >= 0,
         # A node polls its database every db_update_frequency seconds: watched twice as long, none stays unseen.
         "proof_seconds": 2 * frequency,
-        "migrations": {key: migrations.get(key) for key in ("state", "new", "pending", "executed", "lock", "fingerprint")},
+        "migrations": {
+            key: migrations.get(key) for key in ("state", "new", "pending", "executed", "lock", "fingerprint")
+        },
         "blockers": found.blockers,
         "warnings": found.warnings,
     }
@@ -123,7 +138,11 @@ def phases_to_run(options, stands, found):
     for phase in wanted:
         before = needs.get(phase)
         if before and before not in wanted and not done[before]:
-            found.block("phase %s" % phase, "comes after %s, which is not done" % before, "run playbooks/upgrade.yml, or that phase, first")
+            found.block(
+                "phase %s" % phase,
+                "comes after %s, which is not done" % before,
+                "run playbooks/upgrade.yml, or that phase, first",
+            )
     if wanted != ["rollback"] and stands["finished"]:
         return []
     return [phase for phase in wanted if not done[phase]]
@@ -140,7 +159,11 @@ def admin_listen_later(host, survey):
         seen = survey["hosts"].get(name) or {}
         gateway = seen.get("gateway") or {}
         value = (seen.get("settings") or {}).get("admin_listen") if name == host else None
-        value = value or (gateway.get("settings") or {}).get("admin_listen") or ((gateway.get("node") or {}).get("settings") or {}).get("admin_listen")
+        value = (
+            value
+            or (gateway.get("settings") or {}).get("admin_listen")
+            or ((gateway.get("node") or {}).get("settings") or {}).get("admin_listen")
+        )
         own = own_words(name, gateway) if name != host else set()
         if value and str(value).strip() != "off" and not any(word in str(value) for word in own):
             return value
@@ -151,10 +174,18 @@ def summary(plan, options):
     """Lines that tell an operator where the upgrade stands and what this run does."""
     stands = plan["stands"]
     lines = [
-        "Kong %s -> %s, %s; green serves %g %% of the traffic." % (plan["source"] or "?", plan["target"], plan["strategy"], stands["percent"]),
+        "Kong %s -> %s, %s; green serves %g %% of the traffic."
+        % (plan["source"] or "?", plan["target"], plan["strategy"], stands["percent"]),
         "blue: %d of %d running, %d fenced; green: %d of %d running."
-        % (len(stands["blue_running"]), len(plan["names"]["blue"]), len(stands["blue_fenced"]), len(stands["green_running"]), len(plan["names"]["green"])),
-        "Schema: %s%s%s" % (
+        % (
+            len(stands["blue_running"]),
+            len(plan["names"]["blue"]),
+            len(stands["blue_fenced"]),
+            len(stands["green_running"]),
+            len(plan["names"]["green"]),
+        ),
+        "Schema: %s%s%s"
+        % (
             plan["migrations"]["state"] or "not read",
             "; `up` will run %s" % brief(plan["migrations"]["new"]) if plan["migrations"]["new"] else "",
             "; `finish` will run %s" % brief(plan["migrations"]["pending"]) if plan["migrations"]["pending"] else "",
@@ -167,7 +198,10 @@ def summary(plan, options):
 def refusal(blockers):
     """All blockers in one list."""
     lines = ["%d problem%s before the first change:" % (len(blockers), "" if len(blockers) == 1 else "s")]
-    return lines + ["%(where)s: %(what)s. %(do)s." % dict(blocker, do=blocker["do"][:1].upper() + blocker["do"][1:]) for blocker in blockers]
+    return lines + [
+        "%(where)s: %(what)s. %(do)s." % dict(blocker, do=blocker["do"][:1].upper() + blocker["do"][1:])
+        for blocker in blockers
+    ]
 
 
 # --- groups and hosts ------------------------------------------------------------------------------------------------
@@ -179,18 +213,24 @@ def check_groups(groups, options, play_hosts, found):
     for colour, group in names.items():
         if not groups[colour]:
             found.block(
-                "inventory", "group %s is empty or missing" % group,
+                "inventory",
+                "group %s is empty or missing" % group,
                 "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
                 % ({"lb": "load balancer"}.get(colour, colour), colour),
             )
     for host in sorted(set(groups["blue"]) & set(groups["green"])):
-        found.block(host, "is in both %s and %s" % (names["blue"], names["green"]), "a host is either old or new: take it out of one")
+        found.block(
+            host,
+            "is in both %s and %s" % (names["blue"], names["green"]),
+            "a host is either old or new: take it out of one",
+        )
     everyone = groups["blue"] + groups["green"] + groups["lb"]
     if play_hosts is not None:
         cut = [host for host in everyone if host not in play_hosts]
         if cut:
             found.block(
-                ", ".join(cut), "not in this run: --limit cuts the groups",
+                ", ".join(cut),
+                "not in this run: --limit cuts the groups",
                 "run without --limit; a host that is dead for good goes into kong_upgrade_gone",
             )
     if options["batches"]:
@@ -210,12 +250,16 @@ def check_batches(groups, options, found):
             if host in seen:
                 found.block(host, "is in two batches: %s and %s" % (seen[host], name), "batches must not overlap")
             elif host not in groups["blue"]:
-                found.block(host, "is in batch %s but not in %s" % (name, options["blue_group"]), "batches partition blue")
+                found.block(
+                    host, "is in batch %s but not in %s" % (name, options["blue_group"]), "batches partition blue"
+                )
             seen[host] = name
         batches.append({"name": name, "hosts": hosts})
     for host in groups["blue"]:
         if host not in seen:
-            found.block(host, "is in no batch of kong_upgrade_batches", "batches must cover all of %s" % options["blue_group"])
+            found.block(
+                host, "is in no batch of kong_upgrade_batches", "batches must cover all of %s" % options["blue_group"]
+            )
     return batches
 
 
@@ -223,7 +267,9 @@ def check_hosts(survey, found):
     """Hosts that did not answer, and what the facts could not find there."""
     for host, seen in survey["hosts"].items():
         if seen.get("error"):
-            found.block(host, seen["error"], "make it answer; a blue host that is dead for good goes into kong_upgrade_gone")
+            found.block(
+                host, seen["error"], "make it answer; a blue host that is dead for good goes into kong_upgrade_gone"
+            )
     for host, seen in survey["lbs"].items():
         if seen.get("error"):
             found.block(host, seen["error"], "the load balancer must be under control before anything changes")
@@ -244,8 +290,11 @@ def version_of_blue(survey, found):
         node = gateway.get("node") or {}
         version = node.get("version") or gateway.get("version")
         if not version:
-            found.block(host, "no Kong found: %s" % "; ".join(gateway.get("errors") or ["unknown version"]),
-                        "set kong_upgrade_executable, kong_upgrade_conf or kong_upgrade_prefix of this host")
+            found.block(
+                host,
+                "no Kong found: %s" % "; ".join(gateway.get("errors") or ["unknown version"]),
+                "set kong_upgrade_executable, kong_upgrade_conf or kong_upgrade_prefix of this host",
+            )
             continue
         if gateway.get("edition") == "enterprise":
             found.block(host, "runs Kong Enterprise (%s)" % version, "this collection upgrades Kong Gateway OSS")
@@ -253,7 +302,8 @@ def version_of_blue(survey, found):
     if len(versions) > 1:
         found.block(
             ", ".join(survey["groups"]["blue"]),
-            "blue runs several versions: %s" % "; ".join("%s on %s" % (v, ", ".join(h)) for v, h in sorted(versions.items())),
+            "blue runs several versions: %s"
+            % "; ".join("%s on %s" % (v, ", ".join(h)) for v, h in sorted(versions.items())),
             "bring blue to one version first",
         )
         return None
@@ -270,8 +320,11 @@ def check_target(survey, source, found):
             found.block("kong_upgrade_target_version", str(error), "see docs: which way leads from which version")
         else:
             if len(hops) > 1:
-                found.block("kong_upgrade_target_version", "from %s it takes several hops: %s" % (source, " -> ".join([source] + hops)),
-                            "upgrade to %s first; this version of the collection does one hop a run" % hops[0])
+                found.block(
+                    "kong_upgrade_target_version",
+                    "from %s it takes several hops: %s" % (source, " -> ".join([source] + hops)),
+                    "upgrade to %s first; this version of the collection does one hop a run" % hops[0],
+                )
     if survey["options"]["install"] == "preinstalled":
         for host in survey["groups"]["green"]:
             gateway = (survey["hosts"].get(host) or {}).get("gateway")
@@ -279,11 +332,17 @@ def check_target(survey, source, found):
                 continue
             version = gateway.get("version")
             if not version:
-                found.block(host, "no kong command found: %s" % "; ".join(gateway.get("errors") or []),
-                            "install Kong %s there, set kong_upgrade_executable, or choose kong_upgrade_install" % target)
+                found.block(
+                    host,
+                    "no kong command found: %s" % "; ".join(gateway.get("errors") or []),
+                    "install Kong %s there, set kong_upgrade_executable, or choose kong_upgrade_install" % target,
+                )
             elif version != target:
-                found.block(host, "kong is %s, not the target %s" % (version, target),
-                            "install %s there, or set kong_upgrade_target_version" % target)
+                found.block(
+                    host,
+                    "kong is %s, not the target %s" % (version, target),
+                    "install %s there, or set kong_upgrade_target_version" % target,
+                )
     return target
 
 
@@ -298,8 +357,11 @@ def check_prefixes(survey, found):
             place = (gateway.get("machine"), gateway.get("prefix"))
             other = seen.get(place)
             if other and other != host:
-                found.block(host, "shares the prefix %s with %s" % (gateway["prefix"], other),
-                            "give each node its own kong_upgrade_prefix")
+                found.block(
+                    host,
+                    "shares the prefix %s with %s" % (gateway["prefix"], other),
+                    "give each node its own kong_upgrade_prefix",
+                )
             seen.setdefault(place, host)
 
 
@@ -353,15 +415,22 @@ def settings_of_green(host, survey, source, target, found):
     first = host == survey["groups"]["green"][0]
     for key, hosts in sorted(places.items()):
         if not target or knowledge.key_exists(target, key):
-            found.block(host, "%s of %s names a blue host" % (key, hosts[0]), "set it for this host in kong_upgrade_settings")
+            found.block(
+                host, "%s of %s names a blue host" % (key, hosts[0]), "set it for this host in kong_upgrade_settings"
+            )
         agreed.pop(key, None)
     for key in sorted(differing) if first else []:
-        found.block(", ".join(known_blue), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings")
+        found.block(
+            ", ".join(known_blue), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings"
+        )
     for key in sorted(agreed):
         if target and not knowledge.key_exists(target, key):
             if first:
-                found.warn("kong.conf", "%s is not a property of Kong %s and is left out" % (key, target),
-                           "look at the changes of that version")
+                found.warn(
+                    "kong.conf",
+                    "%s is not a property of Kong %s and is left out" % (key, target),
+                    "look at the changes of that version",
+                )
             del agreed[key]
     result = dict(sorted({**agreed, **overrides}.items()))
     result["admin_listen"] = "off"
@@ -372,7 +441,11 @@ def settings_of_green(host, survey, source, target, found):
     if prefix:
         result["prefix"] = prefix
     if options.get("install") == "preinstalled" and "pg_password" not in secret and not has_password(survey, host):
-        found.block(host, "no pg_password for green", "set kong_upgrade_secret_settings.pg_password (a vault), or put it into this host's kong.conf")
+        found.block(
+            host,
+            "no pg_password for green",
+            "set kong_upgrade_secret_settings.pg_password (a vault), or put it into this host's kong.conf",
+        )
     return result
 
 
@@ -386,7 +459,9 @@ def blue_has_password(survey):
     """Whether a blue node logs in to the database with a password."""
     for host in survey["groups"]["blue"]:
         gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
-        if (gateway.get("settings") or {}).get("pg_password") or ((gateway.get("node") or {}).get("settings") or {}).get("pg_password"):
+        if (gateway.get("settings") or {}).get("pg_password") or (
+            (gateway.get("node") or {}).get("settings") or {}
+        ).get("pg_password"):
             return True
     return False
 
@@ -419,11 +494,22 @@ def servers_of(survey, found):
         for process in seen.get("balancers") or []:
             check_process(lb, process, options, found)
             for server in process["servers"]:
-                if server["name"] not in colour or (options["backends"] and server["backend"] not in options["backends"]):
+                if server["name"] not in colour or (
+                    options["backends"] and server["backend"] not in options["backends"]
+                ):
                     continue
                 key = "%s %s" % (process.get("socket", "command"), server["backend"])
                 place = result[lb].setdefault(
-                    key, {"socket": process.get("socket"), "backend": server["backend"], "blue": {}, "green": {}, "now": {}, "state": {}, "status": {}}
+                    key,
+                    {
+                        "socket": process.get("socket"),
+                        "backend": server["backend"],
+                        "blue": {},
+                        "green": {},
+                        "now": {},
+                        "state": {},
+                        "status": {},
+                    },
                 )
                 place[colour[server["name"]][0]][server["name"]] = server["weight"]
                 usable = server["admin_state"] == "ready"
@@ -436,15 +522,22 @@ def servers_of(survey, found):
             base_weights(place, seen, options)
         for name, (which, host) in colour.items():
             if not any(name in place[which] for place in result[lb].values()):
-                found.block(lb, "server %s of %s host %s is in no backend" % (name, which, host),
-                            "add it there (green with weight 0), or set kong_upgrade_server_name of %s" % host)
+                found.block(
+                    lb,
+                    "server %s of %s host %s is in no backend" % (name, which, host),
+                    "add it there (green with weight 0), or set kong_upgrade_server_name of %s" % host,
+                )
     return result
 
 
 def check_process(lb, process, options, found):
     """Whether this HAProxy lets itself be led."""
     if process.get("level") not in (None, "admin"):
-        found.block(lb, "the runtime socket %s has level %s" % (process["socket"], process["level"]), "`stats socket ... level admin` in haproxy.cfg")
+        found.block(
+            lb,
+            "the runtime socket %s has level %s" % (process["socket"], process["level"]),
+            "`stats socket ... level admin` in haproxy.cfg",
+        )
 
 
 def check_backends(lb, process, names, found):
@@ -455,21 +548,36 @@ def check_backends(lb, process, names, found):
     for name in sorted(names):
         backend = (process.get("backends") or {}).get(name) or {}
         if backend.get("weights") in ("static", "ignored"):
-            found.block(lb, "backend %s balances by %s, which does not follow weights set at run time" % (name, backend.get("algo")),
-                        "use roundrobin, leastconn or random there")
+            found.block(
+                lb,
+                "backend %s balances by %s, which does not follow weights set at run time"
+                % (name, backend.get("algo")),
+                "use roundrobin, leastconn or random there",
+            )
         sticky = backend.get("cookie") or (backend.get("stick") or {}).get("type")
         if sticky:
-            found.warn(lb, "backend %s keeps clients on their server (%s)" % (name, sticky),
-                       "shares will lag behind the weights until those clients leave or blue is drained")
+            found.warn(
+                lb,
+                "backend %s keeps clients on their server (%s)" % (name, sticky),
+                "shares will lag behind the weights until those clients leave or blue is drained",
+            )
         states.add(backend.get("load_state"))
-    if names and (states == {"none"} or (process.get("state_file") is None and "global" not in states and "local" not in states)):
-        found.warn(lb, "a reload of HAProxy puts back the weights of its configuration",
-                   "set kong_upgrade_haproxy_conf_file, or server-state-file and load-server-state-from-file (docs/load_balancers.md)")
+    if names and (
+        states == {"none"} or (process.get("state_file") is None and "global" not in states and "local" not in states)
+    ):
+        found.warn(
+            lb,
+            "a reload of HAProxy puts back the weights of its configuration",
+            "set kong_upgrade_haproxy_conf_file, or server-state-file and load-server-state-from-file (docs/load_balancers.md)",
+        )
 
 
 def base_weights(place, seen, options):
     """Fills in the base weights of one backend."""
-    recorded = {**{n: w for n, w in (seen.get("base") or {}).get(place["backend"], {}).items()}, **options["base_weights"]}
+    recorded = {
+        **{n: w for n, w in (seen.get("base") or {}).get(place["backend"], {}).items()},
+        **options["base_weights"],
+    }
     for which in ("blue", "green"):
         for name in place[which]:
             if name in recorded:
@@ -486,8 +594,12 @@ def check_base_weights(servers, todo, found):
     for lb, places in servers.items():
         for place in places.values():
             if {"shift", "rollback"} & set(todo) and place["blue"] and not any(place["blue"].values()):
-                found.block(lb, "backend %s: every blue server has weight 0 and no record tells the original weights" % place["backend"],
-                            "set kong_upgrade_base_weights (server name: weight)")
+                found.block(
+                    lb,
+                    "backend %s: every blue server has weight 0 and no record tells the original weights"
+                    % place["backend"],
+                    "set kong_upgrade_base_weights (server name: weight)",
+                )
 
 
 def check_counters(survey, todo, stands, found):
@@ -498,8 +610,11 @@ def check_counters(survey, todo, stands, found):
         return
     for lb, seen in survey["lbs"].items():
         if not all(process.get("counted", True) for process in seen.get("balancers") or []):
-            found.block(lb, "has no counters, so nothing would tell how green does while both colours serve",
-                        "add the command counters to kong_upgrade_commands, set kong_upgrade_probe, or set kong_upgrade_steps to [100]")
+            found.block(
+                lb,
+                "has no counters, so nothing would tell how green does while both colours serve",
+                "add the command counters to kong_upgrade_commands, set kong_upgrade_probe, or set kong_upgrade_steps to [100]",
+            )
 
 
 def check_health_check(lb, server, who, survey, found):
@@ -510,8 +625,12 @@ def check_health_check(lb, server, who, survey, found):
     node = (gateway.get("node") or {}).get("listeners") or {}
     admin = {listener.get("port") for listener in node.get("admin") or gateway.get("admin_listeners") or []}
     if port and port in admin:
-        found.block(lb, "the health check of %s/%s asks port %s, the Admin API of %s" % (server["backend"], server["name"], port, host),
-                    "let the check ask the proxy or the status listener: green's Admin API is shut until finish")
+        found.block(
+            lb,
+            "the health check of %s/%s asks port %s, the Admin API of %s"
+            % (server["backend"], server["name"], port, host),
+            "let the check ask the proxy or the status listener: green's Admin API is shut until finish",
+        )
 
 
 # --- database --------------------------------------------------------------------------------------------------------
@@ -524,29 +643,60 @@ def check_database(survey, settings, found):
         if gateway and gateway.get("datastore"):
             blues.setdefault(address(gateway["datastore"]), []).append(host)
     if len(blues) > 1:
-        found.block(survey["options"]["blue_group"], "blue nodes use several databases: %s"
-                    % "; ".join("%s on %s" % (a, ", ".join(h)) for a, h in sorted(blues.items())), "one cluster has one database")
+        found.block(
+            survey["options"]["blue_group"],
+            "blue nodes use several databases: %s"
+            % "; ".join("%s on %s" % (a, ", ".join(h)) for a, h in sorted(blues.items())),
+            "one cluster has one database",
+        )
     if not blues:
         return
     blue = next(iter(blues))
     if not blue.startswith("postgres "):
-        found.block(survey["options"]["blue_group"], "blue's datastore is %s" % blue.split(" ")[0], "this version of the collection upgrades on PostgreSQL")
+        found.block(
+            survey["options"]["blue_group"],
+            "blue's datastore is %s" % blue.split(" ")[0],
+            "this version of the collection upgrades on PostgreSQL",
+        )
         return
     for host, values in settings.items():
         gateway = survey["hosts"][host].get("gateway") or {}
         theirs = {key: values.get(key) for key in ("pg_host", "pg_port", "pg_database", "pg_schema", "database")}
-        green = "%s %s:%s/%s" % (theirs["database"] or "postgres", theirs["pg_host"] or "127.0.0.1", theirs["pg_port"] or 5432, theirs["pg_database"] or "kong")
+        green = "%s %s:%s/%s" % (
+            theirs["database"] or "postgres",
+            theirs["pg_host"] or "127.0.0.1",
+            theirs["pg_port"] or 5432,
+            theirs["pg_database"] or "kong",
+        )
         if green != blue:
-            found.block(host, "green would use another database than blue: %s, not %s" % (green, blue), "correct kong_upgrade_settings")
-        elif gateway.get("conf") and "pg_database" in (gateway.get("settings") or {}) and gateway.get("datastore") and address(gateway["datastore"]) != blue:
-            found.block(host, "its %s names another database than blue: %s, not %s" % (gateway["conf"], address(gateway["datastore"]), blue),
-                        "correct the file, or remove it: it is rendered from blue's settings")
+            found.block(
+                host,
+                "green would use another database than blue: %s, not %s" % (green, blue),
+                "correct kong_upgrade_settings",
+            )
+        elif (
+            gateway.get("conf")
+            and "pg_database" in (gateway.get("settings") or {})
+            and gateway.get("datastore")
+            and address(gateway["datastore"]) != blue
+        ):
+            found.block(
+                host,
+                "its %s names another database than blue: %s, not %s"
+                % (gateway["conf"], address(gateway["datastore"]), blue),
+                "correct the file, or remove it: it is rendered from blue's settings",
+            )
     if survey["options"]["dump_without_password"] and blue_has_password(survey):
-        found.block(survey["options"]["database_host"], "pg_dump has no password",
-                    "set kong_upgrade_secret_settings.pg_password, or make the backup yourself and set kong_upgrade_backup: none")
+        found.block(
+            survey["options"]["database_host"],
+            "pg_dump has no password",
+            "set kong_upgrade_secret_settings.pg_password, or make the backup yourself and set kong_upgrade_backup: none",
+        )
     error = (survey.get("migrations") or {}).get("error")
     if error:
-        found.block(survey["options"]["database_host"], error, "the database must be readable from kong_upgrade_database_host")
+        found.block(
+            survey["options"]["database_host"], error, "the database must be readable from kong_upgrade_database_host"
+        )
 
 
 def address(datastore):
@@ -587,19 +737,38 @@ def where_it_stands(survey, servers, migrations, target):
         "blue_left": [h for h in groups["blue"] if h not in fenced or gateway(h).get("running")],
         "green_running": green_running,
         "green_open": green_open,
-        "staged": [h for h in groups["green"] if gateway(h).get("running")
-                   and ((gateway(h).get("node") or {}).get("version") or gateway(h).get("version")) == target],
+        "staged": [
+            h
+            for h in groups["green"]
+            if gateway(h).get("running")
+            and ((gateway(h).get("node") or {}).get("version") or gateway(h).get("version")) == target
+        ],
     }
-    statuses = [place["status"].get(n, "") for places in servers.values() for place in places.values() for n in place["green"]]
+    statuses = [
+        place["status"].get(n, "") for places in servers.values() for place in places.values() for n in place["green"]
+    ]
     stands["green"] = list(groups["green"])
     stands["green_up"] = bool(statuses) and all(str(s).upper().startswith(("UP", "NO CHECK")) for s in statuses)
     stands["started"] = bool(groups["green"]) and set(green_running) == set(groups["green"])
     stands["shifted"] = stands["percent"] >= 100
     stands["retired"] = stands["shifted"] and not stands["blue_left"]
-    stands["finished"] = stands["retired"] and stands["expanded"] and not stands["pending"] and set(green_open) == set(groups["green"])
+    stands["finished"] = (
+        stands["retired"] and stands["expanded"] and not stands["pending"] and set(green_open) == set(groups["green"])
+    )
     stands["phase"] = next(
-        (name for name, done in (("expand", stands["expanded"]), ("start", stands["started"]), ("shift", stands["shifted"]),
-                                 ("retire", stands["retired"]), ("finish", stands["finished"])) if not done), "done")
+        (
+            name
+            for name, done in (
+                ("expand", stands["expanded"]),
+                ("start", stands["started"]),
+                ("shift", stands["shifted"]),
+                ("retire", stands["retired"]),
+                ("finish", stands["finished"]),
+            )
+            if not done
+        ),
+        "done",
+    )
     return stands
 
 
@@ -612,15 +781,31 @@ def check_state(survey, stands, todo, found):
     elif state == "legacy":
         found.block("database", "holds the schema of Kong 0.x", "upgrade to 1.5.1 first")
     elif state == "pending_and_new" and not survey["options"]["finish_leftovers"]:
-        found.block("database", "an earlier upgrade was never finished (%s) and new migrations wait" % brief(migrations.get("pending")),
-                    "run `kong migrations finish` with the version that blue runs, or set kong_upgrade_finish_leftovers: true")
+        found.block(
+            "database",
+            "an earlier upgrade was never finished (%s) and new migrations wait" % brief(migrations.get("pending")),
+            "run `kong migrations finish` with the version that blue runs, or set kong_upgrade_finish_leftovers: true",
+        )
     if stands["green_open"] and not stands["finished"] and not stands["retired"]:
-        found.block(", ".join(stands["green_open"]), "green's Admin API is open before finish: what is written there can be lost",
-                    "stop these nodes: the start phase starts them with admin_listen = off")
-    down = [h for h in survey["groups"]["blue"] if h in survey["hosts"] and not survey["hosts"][h].get("error")
-            and h not in stands["blue_running"] and h not in stands["blue_fenced"]]
+        found.block(
+            ", ".join(stands["green_open"]),
+            "green's Admin API is open before finish: what is written there can be lost",
+            "stop these nodes: the start phase starts them with admin_listen = off",
+        )
+    down = [
+        h
+        for h in survey["groups"]["blue"]
+        if h in survey["hosts"]
+        and not survey["hosts"][h].get("error")
+        and h not in stands["blue_running"]
+        and h not in stands["blue_fenced"]
+    ]
     if down and not stands["shifted"]:
-        found.block(", ".join(down), "no Kong is running there", "start it, or name it in kong_upgrade_gone if it is dead for good")
+        found.block(
+            ", ".join(down),
+            "no Kong is running there",
+            "start it, or name it in kong_upgrade_gone if it is dead for good",
+        )
     for host in stands["blue_running"]:
         gateway = survey["hosts"][host]["gateway"]
         if (gateway.get("node") or {}).get("database_reachable") is False:
@@ -643,8 +828,11 @@ def check_way_back(options, source, target, stands, migrations, found):
         crossed = "green's Admin API is open (%s)" % ", ".join(stands["green_open"])
     else:
         return True
-    found.block("rollback", crossed + ": the point of no return is behind",
-                "what is left is a restore of the dump in kong_upgrade_backup_dir, which loses what was written since")
+    found.block(
+        "rollback",
+        crossed + ": the point of no return is behind",
+        "what is left is a restore of the dump in kong_upgrade_backup_dir, which loses what was written since",
+    )
     return False
 
 

@@ -37,11 +37,15 @@ def judge(gateways, blue, green, target, sessions, sockets, known) -> dict:
         elif (node.get("version") or gateway.get("version")) != target:
             problems.append("%s runs %s, not %s" % (host, node.get("version") or gateway.get("version"), target))
     only_sessions = not problems
-    sockets = set(sockets) | {socket for host in green for socket in (gateways[host].get("node") or {}).get("database_sockets") or []}
+    sockets = set(sockets) | {
+        socket for host in green for socket in (gateways[host].get("node") or {}).get("database_sockets") or []
+    }
     left = unaccounted(sessions, sockets, known)
     seen = {"%s:%s" % (session.get("client_addr"), session.get("client_port")) for session in sessions}
     # That a green node reaches this very database shows in a session of its own.
-    silent = [host for host in green if not seen & set((gateways[host].get("node") or {}).get("database_sockets") or [])]
+    silent = [
+        host for host in green if not seen & set((gateways[host].get("node") or {}).get("database_sockets") or [])
+    ]
     problems += ["%s: none of the database's sessions is its own" % host for host in silent]
     problems += ["database session unaccounted for: %s" % describe(session) for session in left]
     return {

@@ -37,7 +37,14 @@ def build(seen: dict) -> dict:
     events, phases = seen.get("events") or [], []
     before = seen["began"]
     for event in events:
-        phases.append({"phase": event["phase"], "seconds": round(event["at"] - before, 1), "text": event["text"], "at": clock(event["at"])})
+        phases.append(
+            {
+                "phase": event["phase"],
+                "seconds": round(event["at"] - before, 1),
+                "text": event["text"],
+                "at": clock(event["at"]),
+            }
+        )
         before = event["at"]
     done = [event["phase"] for event in events if not event.get("failed")]
     left = [phase for phase in plan.get("todo") or [] if phase not in done]
@@ -45,7 +52,9 @@ def build(seen: dict) -> dict:
     result = "failed" if failure else "blocked" if plan.get("blockers") else "done"
     return {
         "result": result,
-        "headline": headline(result, plan, failure, done, left, seen.get("command") or "ansible-playbook bluegreen.kong.PLAYBOOK"),
+        "headline": headline(
+            result, plan, failure, done, left, seen.get("command") or "ansible-playbook bluegreen.kong.PLAYBOOK"
+        ),
         "source": plan.get("source"),
         "target": plan.get("target"),
         "strategy": plan.get("strategy"),
@@ -61,7 +70,11 @@ def build(seen: dict) -> dict:
         "warnings": plan.get("warnings") or [],
         "shift": curve(plan, gates, done),
         "gates": gates,
-        "migrations": {"before": plan.get("migrations"), "up": shown_run(seen.get("up")), "finish": shown_run(seen.get("finish"))},
+        "migrations": {
+            "before": plan.get("migrations"),
+            "up": shown_run(seen.get("up")),
+            "finish": shown_run(seen.get("finish")),
+        },
         "proof": seen.get("proof"),
         "checked": checked(plan, events),
         "blue": (plan.get("names") or {}).get("blue") or [],

@@ -27,7 +27,10 @@ def collect(hostvars, groups: dict, options: dict, play_hosts: list[str] | None)
     play_hosts: hosts of this play, None where that is not to be checked.
     """
     gone = set(options["gone"])
-    of = {colour: [h for h in groups.get(options[colour + "_group"], []) if h not in gone] for colour in ("blue", "green", "lb")}
+    of = {
+        colour: [h for h in groups.get(options[colour + "_group"], []) if h not in gone]
+        for colour in ("blue", "green", "lb")
+    }
     batches = {name: list(groups[name]) for name in options["batches"] if name in groups}
     hosts, lbs, invalid = {}, {}, {}
     for host in dict.fromkeys(of["blue"] + of["green"] + of["lb"]):
@@ -53,10 +56,18 @@ def collect(hostvars, groups: dict, options: dict, play_hosts: list[str] | None)
             "balancers": balancers(result),
             "base": record.get("base_weights") or {},
             "locked": locked(run),
-            "error": failure(result, *ANSWERS) or "; ".join((result or {}).get("problems") or [])
+            "error": failure(result, *ANSWERS)
+            or "; ".join((result or {}).get("problems") or [])
             or (failure(run) if run else None),
         }
-    return {"options": options, "groups": {**of, "batches": batches}, "play_hosts": play_hosts, "hosts": hosts, "lbs": lbs, "invalid": invalid}
+    return {
+        "options": options,
+        "groups": {**of, "batches": batches},
+        "play_hosts": play_hosts,
+        "hosts": hosts,
+        "lbs": lbs,
+        "invalid": invalid,
+    }
 
 
 def locked(run: dict) -> tuple[str, str] | None:
@@ -106,7 +117,9 @@ def invalid_variables(variables) -> list[str]:
     for key in sorted(set(given) & set(options)):
         if given[key] is None:
             continue
-        check = ArgumentSpecValidator({key: {k: v for k, v in options[key].items() if k != "required"}}).validate({key: plain(given[key])})
+        check = ArgumentSpecValidator({key: {k: v for k, v in options[key].items() if k != "required"}}).validate(
+            {key: plain(given[key])}
+        )
         for message in check.error_messages:
             problems.append("%s: has the wrong type" % key if key in SECRET else message)
     return problems

@@ -45,11 +45,14 @@ def test_verdict(windows, verdict):
     assert result["verdict"] == verdict, result["message"]
 
 
-@pytest.mark.parametrize("probed, verdict, words", [
-    ([], "too_little", "nothing was measured"),
-    ([None, None], "passed", "judged by probes alone, which all 2 green nodes answered"),
-    ([None, "g2: it answers 500"], "breached", "g2: it answers 500"),
-])
+@pytest.mark.parametrize(
+    "probed, verdict, words",
+    [
+        ([], "too_little", "nothing was measured"),
+        ([None, None], "passed", "judged by probes alone, which all 2 green nodes answered"),
+        ([None, "g2: it answers 500"], "breached", "g2: it answers 500"),
+    ],
+)
 def test_probes_judge_where_nothing_counts(probed, verdict, words):
     result = gate.judge([{"seconds": 10, "counted": False, "servers": []}], {"b"}, {"g"}, 0.5, 20, probed)
     assert result["verdict"] == verdict and words in result["message"]

@@ -44,7 +44,8 @@ def gateway(name, version, address, running=True, **more):
 
 def server(name, weight, **more):
     return dict(
-        {"backend": "kong", "name": name, "weight": weight, "admin_state": "ready", "status": "UP", "check_port": None}, **more
+        {"backend": "kong", "name": name, "weight": weight, "admin_state": "ready", "status": "UP", "check_port": None},
+        **more,
     )
 
 
@@ -62,22 +63,41 @@ def fixture_survey():
         "socket": "/run/haproxy.sock",
         "level": "admin",
         "state_file": "/var/lib/haproxy/state",
-        "backends": {"kong": {"algo": "roundrobin", "weights": "dynamic", "cookie": None, "stick": None, "load_state": "global"}},
+        "backends": {
+            "kong": {"algo": "roundrobin", "weights": "dynamic", "cookie": None, "stick": None, "load_state": "global"}
+        },
         "servers": servers,
     }
     return {
         "options": {
-            "blue_group": "kong_blue", "green_group": "kong_green", "lb_group": "kong_lb", "batches": [], "gone": [],
-            "target_version": "2.8.5", "phases": ["stage", "backup", "expand", "start", "shift", "retire"], "steps": [25, 100],
-            "finish_leftovers": False, "install": "preinstalled", "dump_without_password": False, "database_host": "g1",
-            "backends": [], "base_weights": {},
+            "blue_group": "kong_blue",
+            "green_group": "kong_green",
+            "lb_group": "kong_lb",
+            "batches": [],
+            "gone": [],
+            "target_version": "2.8.5",
+            "phases": ["stage", "backup", "expand", "start", "shift", "retire"],
+            "steps": [25, 100],
+            "finish_leftovers": False,
+            "install": "preinstalled",
+            "dump_without_password": False,
+            "database_host": "g1",
+            "backends": [],
+            "base_weights": {},
         },
         "groups": {"blue": ["b1", "b2"], "green": ["g1", "g2"], "lb": ["lb1"], "batches": {}},
         "play_hosts": ["b1", "b2", "g1", "g2", "lb1"],
         "hosts": hosts,
         "lbs": {"lb1": {"balancers": [process], "base": {}, "error": None, "locked": None}},
         "invalid": {},
-        "migrations": {"state": "new", "new": {"core": ["015_270_to_280"]}, "pending": {}, "executed": {}, "lock": None, "fingerprint": "f"},
+        "migrations": {
+            "state": "new",
+            "new": {"core": ["015_270_to_280"]},
+            "pending": {},
+            "executed": {},
+            "lock": None,
+            "fingerprint": "f",
+        },
     }
 
 
@@ -105,11 +125,13 @@ def test_green_gets_blues_settings_without_what_belongs_to_one_node(survey):
 
 def put(path, value):
     """A mutation: survey[path...] = value."""
+
     def mutate(survey):
         place = survey
         for key in path[:-1]:
             place = place[key]
         place[path[-1]] = value
+
     return mutate
 
 
@@ -117,6 +139,7 @@ def on_blue(key, value):
     def mutate(survey):
         for host in ("b1", "b2"):
             survey["hosts"][host]["gateway"][key] = value
+
     return mutate
 
 
@@ -126,15 +149,18 @@ def node_of(host, key, value):
 
 def setting(host, key, value):
     """A property of kong.conf that the running node uses."""
+
     def mutate(survey):
         found = survey["hosts"][host]["gateway"]
         found["settings"][key] = found["node"]["settings"][key] = value
+
     return mutate
 
 
 def lb_server(number, **values):
     def mutate(survey):
         survey["lbs"]["lb1"]["balancers"][0]["servers"][number].update(values)
+
     return mutate
 
 
@@ -146,13 +172,21 @@ ROWS = [
     ("unreachable load balancer", put(("lbs", "lb1", "error"), "no such socket"), "lb1: no such socket"),
     ("a second run", put(("lbs", "lb1", "locked"), ("held by x", "wait")), "lb1: held by x | wait"),
     ("socket without rights", put(("lbs", "lb1", "balancers", 0, "level"), "operator"), "level admin"),
-    ("static balancing", put(("lbs", "lb1", "balancers", 0, "backends", "kong", "weights"), "ignored"), "does not follow weights"),
+    (
+        "static balancing",
+        put(("lbs", "lb1", "balancers", 0, "backends", "kong", "weights"), "ignored"),
+        "does not follow weights",
+    ),
     ("health check at the Admin API", lb_server(0, check_port=8001), "the Admin API of b1"),
     ("server not on the load balancer", lb_server(2, name="other"), "server g1 of green host g1 is in no backend"),
     ("mixed blue", node_of("b2", "version", "2.0.5"), "several versions"),
     ("Enterprise", on_blue("edition", "enterprise"), "Kong Enterprise"),
     ("source below 1.0", node_of("b1", "version", "0.14.1"), "several versions"),
-    ("green is not the target", put(("hosts", "g2", "gateway", "version"), "2.7.2"), "g2: kong is 2.7.2, not the target 2.8.5"),
+    (
+        "green is not the target",
+        put(("hosts", "g2", "gateway", "version"), "2.7.2"),
+        "g2: kong is 2.7.2, not the target 2.8.5",
+    ),
     ("no kong on green", put(("hosts", "g2", "gateway", "version"), None), "g2: no kong command found"),
     ("another database", put(("hosts", "g1", "settings"), {"pg_database": "other"}), "another database than blue"),
     ("no password", put(("hosts", "g1", "secret_settings"), []), "no pg_password for green"),
@@ -175,7 +209,11 @@ def test_blockers(survey, mutate, words):
 
 
 def test_all_problems_come_at_once(survey):
-    for mutate in (put(("groups", "lb"), []), put(("hosts", "b2", "error"), "unreachable"), put(("migrations",), {"error": "no"})):
+    for mutate in (
+        put(("groups", "lb"), []),
+        put(("hosts", "b2", "error"), "unreachable"),
+        put(("migrations",), {"error": "no"}),
+    ):
         mutate(survey)
     assert len(blockers(survey)) >= 3
 
@@ -197,11 +235,14 @@ def test_a_value_with_blues_address_needs_an_override(survey):
     assert blockers(survey) == []
 
 
-@pytest.mark.parametrize("batches, words", [
-    ({"a": ["b1"]}, "b2: is in no batch"),
-    ({"a": ["b1", "b2"], "b": ["b2"]}, "b2: is in two batches"),
-    ({"a": ["b1", "b2", "x"]}, "x: is in batch a but not in kong_blue"),
-])
+@pytest.mark.parametrize(
+    "batches, words",
+    [
+        ({"a": ["b1"]}, "b2: is in no batch"),
+        ({"a": ["b1", "b2"], "b": ["b2"]}, "b2: is in two batches"),
+        ({"a": ["b1", "b2", "x"]}, "x: is in batch a but not in kong_blue"),
+    ],
+)
 def test_batches_partition_blue(survey, batches, words):
     survey["groups"]["batches"], survey["options"]["batches"] = batches, list(batches)
     assert any(words in line for line in blockers(survey))

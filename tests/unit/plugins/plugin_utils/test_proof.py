@@ -18,8 +18,9 @@ def gateway(**more):
 BLUE_GONE = gateway(running=False, fenced=True, node=None)
 
 
-def judge(blue=BLUE_GONE, green=None, sessions=(session(),), known=()):
-    return proof.judge({"b": blue, "g": green or gateway()}, ["b"], ["g"], "2.8.5", list(sessions), [], list(known))
+def judge(blue=BLUE_GONE, green=None, sessions=None, known=()):
+    seen = [session()] if sessions is None else sessions
+    return proof.judge({"b": blue, "g": green or gateway()}, ["b"], ["g"], "2.8.5", seen, [], list(known))
 
 
 def test_a_session_of_a_green_socket_is_accounted_for():
@@ -54,20 +55,26 @@ def test_an_empty_pattern_vouches_for_nothing():
     assert judge(sessions=[session(port=1)], known=[{}])["problems"]
 
 
-@pytest.mark.parametrize("blue, words", [
-    (gateway(running=True, fenced=True), "running there again"),
-    (gateway(running=False, fenced=False), "not fenced"),
-    ({"error": "unreachable"}, "did not answer"),
-])
+@pytest.mark.parametrize(
+    "blue, words",
+    [
+        (gateway(running=True, fenced=True), "running there again"),
+        (gateway(running=False, fenced=False), "not fenced"),
+        ({"error": "unreachable"}, "did not answer"),
+    ],
+)
 def test_blue_must_be_gone(blue, words):
     result = judge(blue=blue)
     assert words in result["problems"][0] and not result["only_sessions"]
 
 
-@pytest.mark.parametrize("green, words", [
-    (gateway(running=False), "no Kong is running"),
-    (gateway(node={"version": "2.1.4", "database_sockets": ["10.0.0.5:40000"]}), "runs 2.1.4"),
-    (gateway(node={"version": "2.8.5", "database_sockets": []}), "none of the database's sessions is its own"),
-])
+@pytest.mark.parametrize(
+    "green, words",
+    [
+        (gateway(running=False), "no Kong is running"),
+        (gateway(node={"version": "2.1.4", "database_sockets": ["10.0.0.5:40000"]}), "runs 2.1.4"),
+        (gateway(node={"version": "2.8.5", "database_sockets": []}), "none of the database's sessions is its own"),
+    ],
+)
 def test_green_must_be_well(green, words):
     assert words in judge(green=green)["problems"][0]

@@ -2,10 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
+import pytest
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import weights
 from hypothesis import given
 from hypothesis import strategies as st
-import pytest
 
 BASES = st.dictionaries(st.integers(0, 99).map("s{}".format), st.integers(1, 256), min_size=1, max_size=12)
 
