@@ -14,10 +14,10 @@ import time
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import gate, plan, proof, report, survey, weights
 
 
-def kong_upgrade_plan(hostvars, groups, options, play_hosts=None, migrations=None):
+def kong_upgrade_plan(hostvars, groups, options, play_hosts=None, database=None):
     """hostvars | kong_upgrade_plan(groups, options, ...) -> the plan."""
     found = survey.collect(hostvars, groups, survey.plain(options), play_hosts)
-    found["migrations"] = answer(migrations, "migrations")
+    found["database"] = answer(database, "datastore")
     return plan.build(found)
 
 

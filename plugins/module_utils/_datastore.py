@@ -5,11 +5,13 @@
 
 import contextlib
 import os
+import re
 import time
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _migrations, _postgres, _watch
 
-GATHER = ("server", "role", "sessions", "transactions", "tables", "counts", "migrations")
+GATHER = ("server", "role", "sessions", "transactions", "tables", "counts", "migrations", "clients")
+CLIENTS = ("pg_dump", "pg_restore")
 SAMPLE_EVERY = 0.1  # seconds between two looks at the sessions
 
 # Tables whose rows come and go by themselves: a count of them tells nothing about what must not be lost.
@@ -32,10 +34,12 @@ VOLATILE = frozenset(
 )
 
 
-def look(params):
+def look(params, run):
     """What the module kong_datastore_info returns as `datastore`.
 
-    :param params: the module's parameters: gather (list of GATHER), duration (seconds), conf and the login options.
+    :param params: the module's parameters: gather (list of GATHER), duration (seconds), known, pg_bin_dir, conf and the
+        login options.
+    :param run: as AnsibleModule.run_command.
     :returns: (dict, list of warnings).
     :raises KongError: the database cannot be reached or read.
     """
@@ -64,11 +68,30 @@ def look(params):
         if "counts" in gather:
             found["counts"] = counts(database)
         if "migrations" in gather:
-            found["migrations"], warnings = _migrations.read_database(database)
+            found["migrations"], warnings = _migrations.read_database(database, params["known"])
             found["schema_state"] = found["migrations"]["fingerprint"]
         if "sessions" in gather:
             found.update(sample(database, params["duration"]))
+    if "clients" in gather:
+        found["clients"] = dict((name, client(run, name, params["pg_bin_dir"])) for name in CLIENTS)
     return found, warnings
+
+
+def client(run, name, folder=None):
+    """A command of PostgreSQL on this host: path and major version (int), both None where there is none that runs.
+
+    :param folder: where it is looked for before $PATH and the usual folders, or None.
+    """
+    places = [folder] if folder else []
+    places += os.environ.get("PATH", "").split(os.pathsep) + ["/usr/local/bin", "/usr/bin", "/bin"]
+    for place in places:
+        path = os.path.join(place, name)
+        if os.access(path, os.X_OK) and not os.path.isdir(path):
+            code, out = run([path, "--version"])[:2]
+            number = re.search(r"\) (\d+)", out)
+            if code == 0 and number:
+                return {"path": path, "major": int(number.group(1))}
+    return {"path": None, "major": None}
 
 
 def server(database):

@@ -23,16 +23,26 @@ extends_documentation_fragment:
 options:
   gather:
     description:
-      - What to look at. V(counts) reads every row of the entities' tables.
+      - What to look at. V(counts) reads every row of the entities' tables. V(clients) looks for C(pg_dump) and
+        C(pg_restore) on this host.
     type: list
     elements: str
-    choices: [server, role, sessions, transactions, tables, counts, migrations]
-    default: [server, role, sessions, transactions, tables, counts, migrations]
+    choices: [server, role, sessions, transactions, tables, counts, migrations, clients]
+    default: [server, role, sessions, transactions, tables, counts, migrations, clients]
   duration:
     description:
       - Seconds over which the sessions are watched, ten looks in each. V(0) is one look.
     type: float
     default: 0
+  known:
+    description:
+      - The migrations that the version in question has, by subsystem, each a list of ids. Those of them that the database
+        does not have are returned as new.
+    type: dict
+  pg_bin_dir:
+    description:
+      - Folder in which V(clients) are looked for before the usual ones.
+    type: path
 seealso:
   - module: bluegreen.kong.kong_migrations_info
 """
@@ -256,6 +266,10 @@ datastore:
     schema_state:
       description: Its fingerprint.
       type: str
+    clients:
+      description: C(pg_dump) and C(pg_restore) of this host, by name.
+      type: dict
+      sample: {"pg_dump": {"path": "/usr/bin/pg_dump", "major": 17}, "pg_restore": {"path": null, "major": null}}
 """
 
 from ansible.module_utils.basic import AnsibleModule
@@ -274,11 +288,13 @@ def main():
             "default": list(_datastore.GATHER),
         },
         "duration": {"type": "float", "default": 0},
+        "known": {"type": "dict"},
+        "pg_bin_dir": {"type": "path"},
     }
     spec.update(_postgres.options())
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     try:
-        found, warnings = _datastore.look(module.params)
+        found, warnings = _datastore.look(module.params, module.run_command)
     except KongError as error:
         module.fail_json(**error.result())
     for warning in warnings:

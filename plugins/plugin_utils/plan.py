@@ -13,7 +13,7 @@ The survey, as `survey.py` collects it:
                      "error": why there is none, "settings": overrides, "secret_settings": [keys],
                      "probed": whether kong_upgrade_probe is set}}
   lbs        {host: {"balancers": [...], "base": {server: weight}, "error": ...}}
-  migrations kong_migrations_info's answer, or {"error": ...}
+  database   kong_datastore_info's answer with server, migrations and clients, or {"error": why there is none}; {} if not asked
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ COMPUTED = (
 LOCAL_STATUS = "127.0.0.1:8100"
 LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
 MASK = "******"
+GROUP_HELP = "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
+# How the summary calls the run that it speaks of, by the entry point that only looks.
+RUNS = {"": "This run", "plan": "upgrade.yml will do", "status": "Left to do"}
 DB_EXPORT_SINCE = "1.3.0"  # `kong config db_export` does not exist before
 
 
@@ -68,12 +71,15 @@ def build(survey: dict) -> dict:
     steps = options["steps"]
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[-1] != 100:
         found.block("kong_upgrade_steps", "is %s" % (steps,), "percentages from 1 to 100, ascending, the last one 100")
+    check_what_choices_need(options, found)
     servers = servers_of(survey, found)
-    migrations = survey.get("migrations") or {}
+    migrations = survey["database"].get("migrations") or {}
     check_database(survey, settings, found)
     stands = where_it_stands(survey, servers, migrations, target)
+    check_blue_is_there(groups, options, stands, found)
     todo = phases_to_run(options, stands, found)
-    check_state(survey, stands, todo, found)
+    check_server(survey, todo, found)
+    check_state(survey, stands, found)
     check_base_weights(servers, todo, found)
     check_counters(survey, todo, stands, found)
     check_way_back(options, source, target, stands, migrations, found)
@@ -104,7 +110,8 @@ def build(survey: dict) -> dict:
             if step > stands["percent"] + 0.5 or (step == 100 and not stands["shifted"])
         ],
         "stands": stands,
-        "todo": todo,
+        "left": todo,
+        "todo": [] if options["looks"] else todo,
         "can_export": bool(source) and knowledge.compare(source, DB_EXPORT_SINCE) >= 0,
         # A node polls its database every db_update_frequency seconds: watched twice as long, none stays unseen.
         "proof_seconds": 2 * frequency,
@@ -119,11 +126,17 @@ def build(survey: dict) -> dict:
     return plan
 
 
+def check_what_choices_need(options, found):
+    """Variables that the value of another one makes necessary."""
+    if options["backup"] == "external" and not options["backup_command_given"]:
+        found.block("kong_upgrade_backup", "is external, but there is no kong_upgrade_backup_command", "set it")
+    if options["install"] == "tasks" and not options["install_tasks_given"]:
+        found.block("kong_upgrade_install", "is tasks, but there is no kong_upgrade_install_tasks", "set it")
+
+
 def phases_to_run(options, stands, found):
     """Phases of this run that have something to do, in order; blockers where one comes too early."""
     wanted = options["phases"]
-    if wanted in (["plan"], ["status"]):
-        return []
     done = {
         "stage": stands["started"] or set(stands["staged"]) == set(stands["green"]),
         "backup": stands["expanded"],
@@ -190,7 +203,7 @@ def summary(plan, options):
             "; `up` will run %s" % brief(plan["migrations"]["new"]) if plan["migrations"]["new"] else "",
             "; `finish` will run %s" % brief(plan["migrations"]["pending"]) if plan["migrations"]["pending"] else "",
         ),
-        "This run: %s." % (", ".join(plan["todo"]) or "nothing to do"),
+        "%s: %s." % (RUNS[options["looks"]], ", ".join(plan["left"]) or "nothing to do"),
     ]
     return lines + ["Warning: %(where)s: %(what)s; %(do)s." % warning for warning in plan["warnings"]]
 
@@ -211,12 +224,11 @@ def check_groups(groups, options, play_hosts, found):
     """Groups that exist, do not overlap and are all in the play. Returns the batches, a list of {name, hosts}."""
     names = {colour: options["%s_group" % colour] for colour in ("blue", "green", "lb")}
     for colour, group in names.items():
-        if not groups[colour]:
+        if not groups[colour] and colour != "blue":
             found.block(
                 "inventory",
                 "group %s is empty or missing" % group,
-                "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
-                % ({"lb": "load balancer"}.get(colour, colour), colour),
+                GROUP_HELP % ({"lb": "load balancer"}.get(colour, colour), colour),
             )
     for host in sorted(set(groups["blue"]) & set(groups["green"])):
         found.block(
@@ -236,6 +248,17 @@ def check_groups(groups, options, play_hosts, found):
     if options["batches"]:
         return check_batches(groups, options, found)
     return [{"name": host, "hosts": [host]} for host in groups["blue"]]
+
+
+def check_blue_is_there(groups, options, stands, found):
+    """Only once it is retired may blue be empty: finish then proves by the database's sessions that nobody is left."""
+    if groups["blue"] or (stands["retired"] and (options["looks"] or options["phases"] == ["finish"])):
+        return
+    found.block(
+        "inventory",
+        "group %s is empty or missing" % options["blue_group"],
+        GROUP_HELP % ("blue", "blue") + "; once blue is retired, playbooks/finish.yml does without it",
+    )
 
 
 def check_batches(groups, options, found):
@@ -440,7 +463,7 @@ def settings_of_green(host, survey, source, target, found):
     prefix = ((survey["hosts"][host].get("gateway") or {}).get("prefix")) or overrides.get("prefix")
     if prefix:
         result["prefix"] = prefix
-    if options.get("install") == "preinstalled" and "pg_password" not in secret and not has_password(survey, host):
+    if options["install"] != "tasks" and "pg_password" not in secret and not has_password(survey, host):
         found.block(
             host,
             "no pg_password for green",
@@ -686,16 +709,43 @@ def check_database(survey, settings, found):
                 % (gateway["conf"], address(gateway["datastore"]), blue),
                 "correct the file, or remove it: it is rendered from blue's settings",
             )
-    if survey["options"]["dump_without_password"] and blue_has_password(survey):
+    if survey["options"]["backup"] == "dump" and not survey["options"]["password_given"] and blue_has_password(survey):
         found.block(
             survey["options"]["database_host"],
             "pg_dump has no password",
             "set kong_upgrade_secret_settings.pg_password, or make the backup yourself and set kong_upgrade_backup: none",
         )
-    error = (survey.get("migrations") or {}).get("error")
+    error = survey["database"].get("error")
     if error:
         found.block(
             survey["options"]["database_host"], error, "the database must be readable from kong_upgrade_database_host"
+        )
+
+
+def check_server(survey, todo, found):
+    """Whether the database can be migrated and dumped from here."""
+    database, options = survey["database"], survey["options"]
+    if database.get("in_recovery"):
+        found.block(
+            "database",
+            "%s:%s is a standby, which takes no writes" % (database["host"], database["port"]),
+            "point pg_host at the primary",
+        )
+    if "backup" not in todo or options["backup"] != "dump" or not database.get("server_version_num"):
+        return
+    server = database["server_version_num"] // 10000
+    for name, client in sorted((database.get("clients") or {}).items()):
+        if client["major"] is None:
+            problem = "%s is not installed" % name
+        elif client["major"] < server:
+            problem = "%s is of PostgreSQL %s, older than the server's %s" % (client["path"], client["major"], server)
+        else:
+            continue
+        found.block(
+            options["database_host"],
+            problem,
+            "install the client programs of PostgreSQL %s there, name their folder in kong_upgrade_pg_bin_dir, or choose "
+            "another kong_upgrade_backup" % server,
         )
 
 
@@ -772,9 +822,9 @@ def where_it_stands(survey, servers, migrations, target):
     return stands
 
 
-def check_state(survey, stands, todo, found):
+def check_state(survey, stands, found):
     """Half-way states that no phase can mend by itself."""
-    migrations = survey.get("migrations") or {}
+    migrations = survey["database"].get("migrations") or {}
     state = migrations.get("state")
     if state == "needs_bootstrap":
         found.block("database", "holds no Kong schema (needs bootstrap)", "check that blue's database is meant")

@@ -11,7 +11,7 @@ from ansible_collections.bluegreen.kong.plugins.plugin_utils.proof import clock
 PHASES = ("stage", "backup", "expand", "start", "shift", "retire", "finish", "rollback")
 CHECKED = {
     "stage": "kong check and kong prepare accept green's kong.conf; its settings are blue's, with your overrides.",
-    "backup": "pg_restore can read the dump.",
+    "backup": "The backup was there before the schema changed; a dump was read back with pg_restore.",
     "expand": "The migration state was read before and after `up`; nothing new is left.",
     "start": "Every green node answers through its proxy, reaches the database and refuses its Admin API.",
     "shift": "Green was UP everywhere and failed no more than the budget allows.",
@@ -47,7 +47,7 @@ def build(seen: dict) -> dict:
         )
         before = event["at"]
     done = [event["phase"] for event in events if not event.get("failed")]
-    left = [phase for phase in plan.get("todo") or [] if phase not in done]
+    left = [phase for phase in plan.get("left") or [] if phase not in done]
     gates = [shown_gate(gate) for gate in seen.get("gates") or []]
     result = "failed" if failure else "blocked" if plan.get("blockers") else "done"
     return {
@@ -81,26 +81,35 @@ def build(seen: dict) -> dict:
         "green": (plan.get("names") or {}).get("green") or [],
         "batches": plan.get("batches") or [],
         "found": stands,
-        "backup": seen.get("backup"),
+        "backup": seen["backup"] if any(seen["backup"].get(key) for key in ("dump", "external", "export")) else None,
     }
 
 
 def headline(result, plan, failure, done, left, command) -> str:
     """The one sentence an operator reads first. command: how to run a playbook, its name written as PLAYBOOK."""
     versions = "Kong %s to %s" % (plan.get("source") or "?", plan.get("target"))
+    stands = plan.get("stands") or {}
     if result == "blocked":
-        return "%s: not begun, %d problem(s) stand in the way. Nothing was changed." % (versions, len(plan["blockers"]))
+        count = len(plan["blockers"])
+        problems = "1 problem stands" if count == 1 else "%d problems stand" % count
+        return "%s: %s; %s in the way. Nothing was changed." % (versions, begun(stands), problems)
     if result == "failed":
         return "%s: stopped in phase %s. %s" % (versions, left[0] if left else "report", sentence(failure["message"]))
-    stands = plan.get("stands") or {}
     if "rollback" in done:
         return "%s: rolled back, all traffic is on blue." % versions
     if stands.get("finished") or "finish" in done:
         return "%s: finished." % versions + (" There was nothing to do." if not done else "")
     last = done[-1] if done else ("retire" if stands.get("retired") else "shift" if stands.get("shifted") else None)
     playbook, advice = NEXT.get(last, ("", ""))
-    text = "%s: %s" % (versions, "%s is done." % last if last else "not begun; the plan has no objection.")
+    text = "%s: %s" % (versions, "%s is done." % last if last else "%s; the plan has no objection." % begun(stands))
     return text + (" " + advice % command.replace("PLAYBOOK", playbook) if advice else "")
+
+
+def begun(stands) -> str:
+    """How far an upgrade is that has not moved all traffic yet."""
+    if not stands.get("green_running"):
+        return "the schema serves both versions, green is not started" if stands.get("expanded") else "not begun"
+    return "begun, phase %s is next, green serves %g %%" % (stands.get("phase"), stands.get("percent") or 0)
 
 
 def checked(plan, events) -> list:

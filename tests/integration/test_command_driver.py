@@ -12,6 +12,7 @@ import shutil
 import subprocess
 
 import pytest
+import yaml
 from bed.bed import REPOSITORY
 from bed.hosts import PROXY
 from bed.process import run, spawn, wait_for
@@ -204,13 +205,22 @@ def test_without_counters_probes_judge_and_the_way_back(scene):
     assert [host.name for host in scene.green if host.pid()] == []
 
 
+def phases(scene, *names):
+    """A playbook of one's own that runs these phases, each by its entry point of the role: its path."""
+    path = scene.directory / "phases.yml"
+    tasks = [{"name": f"Phase {name}", "ansible.builtin.import_role": {"name": "bluegreen.kong.kong_upgrade", "tasks_from": name}}
+             for name in names]
+    play = {"name": "Phases", "hosts": "kong_blue:kong_green:kong_lb", "gather_facts": False, "tasks": tasks}
+    path.write_text(yaml.safe_dump([play], sort_keys=False), encoding="utf-8")
+    return path
+
+
 def test_a_probe_that_fails_shuts_the_gate(scene):
     (nginx,) = scene.lbs
     inventory = scene.without_counters()
     probe = [{"path": "/open/health", "expect": [200]}]
     with scene.traffic(rate=30, slow=1):
-        scene.done("upgrade.yml", inventory=inventory, kong_upgrade_phases=["stage", "backup", "expand", "start"],
-                   kong_upgrade_probe=probe)
+        scene.done(phases(scene, "stage", "backup", "expand", "start"), inventory=inventory, kong_upgrade_probe=probe)
         outcome = scene.refused("shift.yml", inventory=inventory, kong_upgrade_probe=[{"path": "/open/health", "expect": [418]}])
     assert "green does not answer as it should" in outcome.words, outcome.tail
     assert nginx.weights() == {"blue1": 100, "blue2": 100, "green1": 0, "green2": 0}

@@ -632,7 +632,8 @@ def test_a_schema_of_its_own(cluster):
 
 
 def look(at, **params):
-    return _datastore.look({"gather": list(_datastore.GATHER), "duration": 0, "conf": at.conf, **params})[0]
+    params = {"gather": list(_datastore.GATHER), "duration": 0, "known": None, "pg_bin_dir": None, "conf": at.conf, **params}
+    return _datastore.look(params, run_command)[0]
 
 
 def test_datastore(at, driver):
@@ -650,6 +651,10 @@ def test_datastore(at, driver):
         address = session.execute("select inet_client_addr()::text, inet_client_port()").fetchone()
         row = found["sessions"][0]
         assert (row["client_addr"] + "/32", row["client_port"]) == address and row["hidden"] is False
+        programs = str(at.cluster.server.bin)
+        clients = look(at, gather=["clients"], pg_bin_dir=programs)["clients"]
+        major = found["server_version_num"] // 10000
+        assert clients == {name: {"path": f"{programs}/{name}", "major": major} for name in ("pg_dump", "pg_restore")}
         assert found["schema_state"] == _migrate.info({"source": "database", "conf": at.conf}, None)[0]["fingerprint"]
     with at.idle_transaction("lock table plugins in share mode", application="lunch") as idle:
         transactions = look(at, gather=["transactions"])["transactions"]

@@ -22,7 +22,7 @@ class LabScene(Scene, Lab):
 
 @pytest.fixture
 def lab():
-    with LabScene(nodes=3, batches=2, lbs=2, **KONGS) as standing:
+    with LabScene(nodes=3, batches=2, lbs=2, packed=not any(KONGS.values()), **KONGS) as standing:
         yield standing
 
 
@@ -37,6 +37,7 @@ def test_whole_upgrade(lab):
         outcome = lab.done("upgrade.yml", kong_upgrade_until="finish")
     assert lab.unfinished() == []
     assert lab.serves("green")
+    assert {host.version() for host in lab.green} == {lab.versions()["green"]}
     for host in lab.blue:
         assert unit_of(host) == {"UnitFileState": "masked", "LoadState": "masked", "ActiveState": "inactive"}
         assert host.machine.run(["systemctl", "start", "kong"], check=False).returncode != 0

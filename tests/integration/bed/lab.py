@@ -19,8 +19,9 @@ from .haproxy import HAProxy
 from .hosts import ADMIN, PROXY, Host
 from .machines import Hub, Machine
 from .postgres import DATABASE, ROLE, Postgres
-from .process import BedError, wait_for
+from .process import BedError, run, wait_for
 
+PACKAGE = "root/kong.deb"  # on a machine that is to install it
 # As the package of Kong 2.x has it, in so far as it matters here: systemd owns nginx, and brings it back.
 _UNIT = """\
 [Unit]
@@ -50,6 +51,12 @@ ExecStart=/usr/local/bin/kong start -c /etc/kong/kong.conf
 ExecReload=/usr/local/bin/kong reload -c /etc/kong/kong.conf"""
 
 
+def _write(path, text, mode=0o644):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(mode)
+
+
 class LabHost(Host):
     """A Kong host that is a machine."""
 
@@ -58,18 +65,26 @@ class LabHost(Host):
     conf = pathlib.PurePosixPath("/etc/kong/kong.conf")
     prefix = pathlib.PurePosixPath("/usr/local/kong")
 
-    def install(self, version):
-        """Put the stand-in where Kong's package puts Kong."""
+    def install(self, version, root=None):
+        """Put the stand-in where Kong's package puts Kong, on the machine's disk or in another tree."""
         from standin.launcher import make_launcher
-        there = "/opt/kong-standin"
-        shutil.copytree(INTEGRATION / "standin", self.machine.disk / "upper" / there.lstrip("/"),
-                        ignore=shutil.ignore_patterns("__pycache__"))
+        root = root or self.machine.disk / "upper"
+        there = "opt/kong-standin"
+        shutil.copytree(INTEGRATION / "standin", root / there, ignore=shutil.ignore_patterns("__pycache__"))
         made = pathlib.Path(make_launcher(self.directory, version, "/usr/bin/python3")).parent.parent
-        for file, path in (("bin/kong", "/usr/local/bin/kong"),
-                           ("openresty/nginx/sbin/nginx", "/usr/local/openresty/nginx/sbin/nginx")):
-            text = (made / file).read_text(encoding="utf-8").replace(str(INTEGRATION / "standin"), there)
-            self.machine.write(path, text, 0o755)
-        self.machine.write("/usr/lib/systemd/system/kong.service", _UNIT.format(start=_NGINX))
+        for file, path in (("bin/kong", "usr/local/bin/kong"),
+                           ("openresty/nginx/sbin/nginx", "usr/local/openresty/nginx/sbin/nginx")):
+            text = (made / file).read_text(encoding="utf-8").replace(str(INTEGRATION / "standin"), f"/{there}")
+            _write(root / path, text, 0o755)
+        _write(root / "usr/lib/systemd/system/kong.service", _UNIT.format(start=_NGINX))
+
+    def pack(self, version):
+        """Put the stand-in on the machine as a package of Debian, not installed."""
+        root = self.directory / "package"
+        self.install(version, root)
+        _write(root / "DEBIAN/control", f"Package: kong\nVersion: {version}\nArchitecture: all\nDepends: python3\n"
+               "Maintainer: nobody <nobody@example.com>\nDescription: the stand-in for Kong\n")
+        run(["dpkg-deb", "--build", "--root-owner-group", root, self.machine.disk / "upper" / PACKAGE], self.machine.hub.env)
 
     def borrow(self, command):
         """Give the machine the kong command of this one: the folder above its bin/ is mounted at the same place."""
@@ -161,12 +176,15 @@ class Lab(Bed):
     """A bed of machines; use it like one. The thread that enters it is in the lab's network until it leaves.
 
     Beside what a Bed has: `machines` {name: Machine} of blue, green, lb and db hosts.
+
+    :param packed: green hosts have Kong (the stand-in) as a package that is not installed
     """
 
-    def __init__(self, directory=None, **more):
+    def __init__(self, directory=None, *, packed=False, **more):
         if reason := machines.why_not():
             raise BedError(reason)
         super().__init__(directory, **more)
+        self.packed = packed
         self.machines, self.hub = {}, None
 
     def _address(self, number):
@@ -205,6 +223,8 @@ class Lab(Bed):
         for host in self.hosts:
             if command := self.kong[host.colour]:
                 host.borrow(command)
+            elif self.packed and host.colour == "green":
+                host.pack(self.standin_version["green"])
             else:
                 host.install(self.standin_version[host.colour])
         for part in (*self.lbs, self.postgres):
@@ -263,7 +283,14 @@ class Lab(Bed):
 
     def _host_vars(self, host):
         found = {"ansible_host": host.address}
-        return {**found, "kong_upgrade_unit": "kong"} if host.colour == "green" else found
+        if host.colour == "green":
+            found["kong_upgrade_unit"] = "kong"
+            if self.packed:
+                found.update(kong_upgrade_install="package", kong_upgrade_package=f"/{PACKAGE}")
+        return found
+
+    def versions(self):
+        return {"blue": self.blue[0].version(), "green": self.standin_version["green"]} if self.packed else super().versions()
 
     def play_environment(self, extra=None):
         # Connections that Ansible keeps open lead into this lab's network: not to be found by another's.

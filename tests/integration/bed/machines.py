@@ -24,7 +24,7 @@ NET = "192.0.2"
 SUITE = "bookworm"
 # psycopg2 is what community.postgresql needs where the database is dumped; the last line is what a real Kong needs.
 DEBIAN = ("python3", "python3-psycopg2", "openssh-server", "iproute2", "procps", "systemd-sysv", "dbus", "haproxy",
-          "postgresql", "ca-certificates",
+          "postgresql", "ca-certificates", "python3-apt",
           "libpcre3", "libyaml-0-2", "perl", "zlib1g-dev")
 PROGRAMS = {"ip": "iproute2", "mmdebstrap": "mmdebstrap", "ssh-keygen": "openssh-client", "unshare": "util-linux",
             "nsenter": "util-linux", "systemd-nspawn": "systemd-container"}

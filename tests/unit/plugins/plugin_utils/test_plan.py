@@ -80,7 +80,11 @@ def fixture_survey():
             "steps": [25, 100],
             "finish_leftovers": False,
             "install": "preinstalled",
-            "dump_without_password": False,
+            "looks": "",
+            "backup": "dump",
+            "backup_command_given": False,
+            "install_tasks_given": False,
+            "password_given": True,
             "database_host": "g1",
             "backends": [],
             "base_weights": {},
@@ -90,13 +94,20 @@ def fixture_survey():
         "hosts": hosts,
         "lbs": {"lb1": {"balancers": [process], "base": {}, "error": None, "locked": None}},
         "invalid": {},
-        "migrations": {
-            "state": "new",
-            "new": {"core": ["015_270_to_280"]},
-            "pending": {},
-            "executed": {},
-            "lock": None,
-            "fingerprint": "f",
+        "database": {
+            "host": "db",
+            "port": 5432,
+            "server_version_num": 150018,
+            "in_recovery": False,
+            "clients": {"pg_dump": {"path": "/usr/bin/pg_dump", "major": 15}, "pg_restore": {"path": "/usr/bin/pg_restore", "major": 17}},
+            "migrations": {
+                "state": "new",
+                "new": {"core": ["015_270_to_280"]},
+                "pending": {},
+                "executed": {},
+                "lock": None,
+                "fingerprint": "f",
+            },
         },
     }
 
@@ -190,11 +201,17 @@ ROWS = [
     ("no kong on green", put(("hosts", "g2", "gateway", "version"), None), "g2: no kong command found"),
     ("another database", put(("hosts", "g1", "settings"), {"pg_database": "other"}), "another database than blue"),
     ("no password", put(("hosts", "g1", "secret_settings"), []), "no pg_password for green"),
-    ("a dump without password", put(("options", "dump_without_password"), True), "pg_dump has no password"),
+    ("a dump without password", put(("options", "password_given"), False), "pg_dump has no password"),
+    ("no pg_dump", put(("database", "clients", "pg_dump", "major"), None), "g1: pg_dump is not installed"),
+    ("an old pg_dump", put(("database", "clients", "pg_dump", "major"), 13), "older than the server's 15"),
+    ("a standby", put(("database", "in_recovery"), True), "db:5432 is a standby"),
+    ("no command for the backup", put(("options", "backup"), "external"), "no kong_upgrade_backup_command"),
+    ("no tasks that install", put(("options", "install"), "tasks"), "no kong_upgrade_install_tasks"),
+    ("no blue", put(("groups", "blue"), []), "group kong_blue is empty"),
     ("blue nodes differ", setting("b2", "db_update_frequency", "9"), "blue nodes differ in db_update_frequency"),
-    ("database unreadable", put(("migrations",), {"error": "connection refused"}), "connection refused"),
-    ("no schema", put(("migrations", "state"), "needs_bootstrap"), "needs bootstrap"),
-    ("leftovers", put(("migrations", "state"), "pending_and_new"), "never finished"),
+    ("database unreadable", put(("database",), {"error": "connection refused"}), "connection refused"),
+    ("no schema", put(("database", "migrations", "state"), "needs_bootstrap"), "needs bootstrap"),
+    ("leftovers", put(("database", "migrations", "state"), "pending_and_new"), "never finished"),
     ("invalid variable", put(("invalid", "g1"), ["kong_upgrade_sock: no such variable"]), "g1: kong_upgrade_sock"),
     ("blue is down", put(("hosts", "b1", "gateway", "running"), False), "b1: no Kong is running there"),
     ("blue cannot be fenced", put(("hosts", "b1", "gateway", "fence_possible"), False), "cannot be fenced"),
@@ -212,7 +229,7 @@ def test_all_problems_come_at_once(survey):
     for mutate in (
         put(("groups", "lb"), []),
         put(("hosts", "b2", "error"), "unreachable"),
-        put(("migrations",), {"error": "no"}),
+        put(("database",), {"error": "no"}),
     ):
         mutate(survey)
     assert len(blockers(survey)) >= 3
@@ -250,7 +267,7 @@ def test_batches_partition_blue(survey, batches, words):
 
 def shifted(survey):
     """The survey after all traffic went to green."""
-    survey["migrations"].update(state="pending", new={}, pending={"core": ["012_213_to_220"]})
+    survey["database"]["migrations"].update(state="pending", new={}, pending={"core": ["012_213_to_220"]})
     for host in ("g1", "g2"):
         survey["hosts"][host]["gateway"] = gateway(host, "2.8.5", "10.0.1.1")
         survey["hosts"][host]["gateway"]["node"]["admin_open"] = False
@@ -275,9 +292,25 @@ def test_a_run_goes_on_where_the_world_is(survey):
     assert plan.build(survey)["todo"] == ["finish"]
 
 
+def test_plan_looks_at_what_a_run_would_do(survey):
+    survey["options"]["looks"] = "plan"
+    result = plan.build(survey)
+    assert result["todo"] == [] and result["left"] == survey["options"]["phases"]
+    assert "upgrade.yml will do: stage, backup, expand, start, shift, retire." in result["summary"]
+
+
+def test_blue_may_be_empty_once_it_is_retired(survey):
+    retired(survey)
+    survey["groups"]["blue"] = []
+    assert any("kong_blue is empty" in line for line in blockers(survey))
+    survey["options"]["phases"] = ["finish"]
+    result = plan.build(survey)
+    assert (result["todo"], result["blockers"]) == (["finish"], [])
+
+
 def test_finished_means_nothing_to_do(survey):
     retired(survey)
-    survey["migrations"].update(state="up_to_date", pending={})
+    survey["database"]["migrations"].update(state="up_to_date", pending={})
     for host in ("g1", "g2"):
         survey["hosts"][host]["gateway"]["node"]["admin_open"] = True
     result = plan.build(survey)
@@ -296,7 +329,7 @@ def test_rollback_ends_at_the_point_of_no_return(survey):
     retired(survey)
     survey["options"]["phases"] = ["rollback"]
     assert blockers(survey) == []
-    survey["migrations"].update(state="up_to_date", pending={})
+    survey["database"]["migrations"].update(state="up_to_date", pending={})
     assert any("point of no return" in line for line in blockers(survey))
 
 
