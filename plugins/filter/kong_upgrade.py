@@ -14,10 +14,11 @@ import time
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import gate, plan, proof, report, survey, weights
 
 
-def kong_upgrade_plan(hostvars, groups, options, play_hosts=None, database=None):
+def kong_upgrade_plan(hostvars, groups, options, play_hosts=None, database=None, datastore=None):
     """hostvars | kong_upgrade_plan(groups, options, ...) -> the plan."""
     found = survey.collect(hostvars, groups, survey.plain(options), play_hosts)
     found["database"] = answer(database, "datastore")
+    found["datastore"] = survey.plain(datastore)
     return plan.build(found)
 
 
@@ -96,15 +97,17 @@ def kong_upgrade_all_ok(hostvars, hosts, name, alive):
 
 
 def kong_upgrade_failures(hostvars, hosts, alive):
-    """hostvars | kong_upgrade_failures(ansible_play_hosts_all, ansible_play_hosts) -> [{task, host, message}]."""
-    found = []
-    for host in hosts:
-        failure = survey.plain(hostvars[host].get("__kong_upgrade_failure"))
-        if not failure and host not in alive:
-            failure = {"task": "?", "host": host, "message": "%s became unreachable" % host}
-        if failure:
-            found.append(failure)
-    return found
+    """hostvars | kong_upgrade_failures(ansible_play_hosts_all, ansible_play_hosts) -> [{task, host, message}].
+
+    Hosts that were lost come first: what failed on others is most likely their doing.
+    """
+    failures = {host: survey.plain(hostvars[host].get("__kong_upgrade_failure")) for host in hosts}
+    lost = [
+        {"task": "connection", "host": host, "message": "%s became unreachable" % host}
+        for host in hosts
+        if not failures[host] and host not in alive
+    ]
+    return lost + [failure for failure in failures.values() if failure]
 
 
 def kong_upgrade_controller(run_id=""):

@@ -109,8 +109,6 @@ def export(params, run_command, check_mode=False):
     result = {"changed": False, "dest": dest, "warnings": []}
     if os.path.isdir(dest):
         raise DumpError("%s is a folder: 'dest' must name a file." % dest)
-    if not os.path.isdir(folder):
-        raise DumpError("The folder %s does not exist. Make it first, readable by its owner alone." % folder)
     if os.path.lexists(dest) and not params["force"]:
         result.update(_kept(dest))
         return result
@@ -122,6 +120,8 @@ def export(params, run_command, check_mode=False):
     if check_mode:
         return result
     try:
+        if not os.path.isdir(folder):
+            os.makedirs(folder, 0o700)
         private = tempfile.mkdtemp(prefix=".%s." % os.path.basename(dest), dir=folder)
     except (IOError, OSError) as error:
         raise DumpError("The folder %s cannot be written: %s." % (folder, error.strerror))

@@ -26,6 +26,8 @@ COMPARED = (
 )
 # From this version on `kong reload` reads the file given with -c.
 RELOAD_READS_FILE = (2, 3)
+# What systemd calls a unit that it starts at boot, and one that it does not.
+ENABLED, DISABLED = ("enabled", "enabled-runtime"), ("disabled",)
 # Seconds a killed node may take to be gone.
 KILL_GRACE = 10.0
 POLL = 0.05
@@ -98,6 +100,7 @@ class NodeState(object):
         running = gateway.master is not None
         if not running:
             self._require_command_version()
+        self._enable()
         # An unchanged file needs no check of its own: `kong start` makes the same one, and starts nothing if it fails.
         self._configure()
         if not running:
@@ -133,6 +136,7 @@ class NodeState(object):
             self._require_owner()
         if self.options["fenced"]:
             self._put_up_fence()
+        self._enable()
         if gateway.master is None:
             return
         self._changed("stopped", "running", "stopped")
@@ -447,6 +451,20 @@ class NodeState(object):
             if any(row[3] in mine for row in rows):
                 raise NodeError("the node's master has ended, but processes of it still hold its connections: {0}".format(pids))
             self.warnings.append("the node has ended; processes that it had started still run: {0}".format(pids))
+
+    def _enable(self):
+        """Whether systemd starts the node at boot, as asked; a unit that is always or never started is left alone."""
+        wanted, gateway = self.options["enabled"], self.gateway
+        if wanted is None or gateway.supervisor["kind"] != _supervisor.SYSTEMD or gateway.fence():
+            return
+        now = gateway.supervisor["enabled"]
+        if now not in ENABLED + DISABLED or (now in ENABLED) == wanted:
+            return
+        words = ("not started at boot", "started at boot") if wanted else ("started at boot", "not started at boot")
+        self._changed("enabled" if wanted else "disabled", *words)
+        if not self.check_mode:
+            _supervisor.systemctl(gateway.run, "enable" if wanted else "disable", gateway.supervisor["unit"])
+            gateway.look()
 
     # --- fence -------------------------------------------------------------------------------------------------------
 

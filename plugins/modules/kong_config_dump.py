@@ -34,7 +34,7 @@ options:
     default: exported
   dest:
     description:
-      - The file to make, with mode 0600. Its folder must exist.
+      - The file to make, with mode 0600. Its folder is made, with mode 0700, if it does not exist.
       - Beside it a file of the same name with C(.sha256) at its end keeps the checksum, in the format of C(sha256sum).
       - A file that is there and matches its checksum is kept. One that does not, or has none, is an error.
     type: path

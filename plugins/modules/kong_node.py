@@ -123,6 +123,11 @@ options:
       - The fence is put up before the node is stopped.
       - With O(state=started), V(false) lifts the fence, and a fenced node is an error otherwise.
     type: bool
+  enabled:
+    description:
+      - With O(state=started) or O(state=stopped), whether systemd starts the node at boot. Without it, that stays as it is.
+      - Nothing is done for a node that systemd does not own, or that is fenced.
+    type: bool
   timeout:
     description: Seconds that each HTTP request to the node may take.
     type: float
@@ -259,6 +264,7 @@ def main():
             admin_listen_open=dict(type="bool", default=False),
             quit_timeout=dict(type="int", default=60),
             fenced=dict(type="bool"),
+            enabled=dict(type="bool"),
             timeout=dict(type="float", default=5),
         ),
         supports_check_mode=True,

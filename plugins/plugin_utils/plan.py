@@ -71,7 +71,7 @@ def build(survey: dict) -> dict:
     steps = options["steps"]
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[-1] != 100:
         found.block("kong_upgrade_steps", "is %s" % (steps,), "percentages from 1 to 100, ascending, the last one 100")
-    check_what_choices_need(options, found)
+    check_what_choices_need(survey, found)
     servers = servers_of(survey, found)
     migrations = survey["database"].get("migrations") or {}
     check_database(survey, settings, found)
@@ -94,6 +94,7 @@ def build(survey: dict) -> dict:
         "source": source,
         "target": target,
         "strategy": "blue_green",
+        "datastore": survey.get("datastore") or {},
         "names": names,
         "batches": batches,
         "batches_left": left,
@@ -126,12 +127,15 @@ def build(survey: dict) -> dict:
     return plan
 
 
-def check_what_choices_need(options, found):
+def check_what_choices_need(survey, found):
     """Variables that the value of another one makes necessary."""
+    options = survey["options"]
     if options["backup"] == "external" and not options["backup_command_given"]:
         found.block("kong_upgrade_backup", "is external, but there is no kong_upgrade_backup_command", "set it")
-    if options["install"] == "tasks" and not options["install_tasks_given"]:
-        found.block("kong_upgrade_install", "is tasks, but there is no kong_upgrade_install_tasks", "set it")
+    for host in survey["groups"]["green"]:
+        seen = survey["hosts"].get(host, {})
+        if seen.get("install") == "tasks" and not seen["install_tasks"]:
+            found.block(host, "kong_upgrade_install is tasks, but there is no kong_upgrade_install_tasks", "set it")
 
 
 def phases_to_run(options, stands, found):
@@ -298,6 +302,8 @@ def check_hosts(survey, found):
             found.block(host, seen["error"], "the load balancer must be under control before anything changes")
         if seen.get("locked"):
             found.block(host, *seen["locked"])
+    for name, hosts in survey["uneven"].items():
+        found.block(name, "is another on %s than on the first host" % ", ".join(hosts), "set it once, for all hosts")
     for host, problems in survey.get("invalid", {}).items():
         for problem in problems:
             found.block(host, problem, "see the role's documentation of this variable")
@@ -348,24 +354,24 @@ def check_target(survey, source, found):
                     "from %s it takes several hops: %s" % (source, " -> ".join([source] + hops)),
                     "upgrade to %s first; this version of the collection does one hop a run" % hops[0],
                 )
-    if survey["options"]["install"] == "preinstalled":
-        for host in survey["groups"]["green"]:
-            gateway = (survey["hosts"].get(host) or {}).get("gateway")
-            if not gateway:
-                continue
-            version = gateway.get("version")
-            if not version:
-                found.block(
-                    host,
-                    "no kong command found: %s" % "; ".join(gateway.get("errors") or []),
-                    "install Kong %s there, set kong_upgrade_executable, or choose kong_upgrade_install" % target,
-                )
-            elif version != target:
-                found.block(
-                    host,
-                    "kong is %s, not the target %s" % (version, target),
-                    "install %s there, or set kong_upgrade_target_version" % target,
-                )
+    for host in survey["groups"]["green"]:
+        seen = survey["hosts"].get(host) or {}
+        gateway = seen.get("gateway")
+        if not gateway or seen["install"] != "preinstalled":
+            continue
+        version = gateway.get("version")
+        if not version:
+            found.block(
+                host,
+                "no kong command found: %s" % "; ".join(gateway.get("errors") or []),
+                "install Kong %s there, set kong_upgrade_executable, or choose kong_upgrade_install" % target,
+            )
+        elif version != target:
+            found.block(
+                host,
+                "kong is %s, not the target %s" % (version, target),
+                "install %s there, or set kong_upgrade_target_version" % target,
+            )
     return target
 
 
@@ -418,7 +424,6 @@ def same(value):
 
 def settings_of_green(host, survey, source, target, found):
     """kong.conf of one green node: blue's settings, the operator's on top, and what the upgrade needs."""
-    options = survey["options"]
     overrides = dict(survey["hosts"][host].get("settings") or {})
     secret = set(survey["hosts"][host].get("secret_settings") or [])
     agreed, differing, places = {}, {}, {}
@@ -463,7 +468,7 @@ def settings_of_green(host, survey, source, target, found):
     prefix = ((survey["hosts"][host].get("gateway") or {}).get("prefix")) or overrides.get("prefix")
     if prefix:
         result["prefix"] = prefix
-    if options["install"] != "tasks" and "pg_password" not in secret and not has_password(survey, host):
+    if survey["hosts"][host]["install"] != "tasks" and "pg_password" not in secret and not has_password(survey, host):
         found.block(
             host,
             "no pg_password for green",

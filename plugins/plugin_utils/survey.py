@@ -16,6 +16,15 @@ from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 SPECS = pathlib.Path(__file__).resolve().parents[2] / "roles" / "kong_upgrade" / "meta" / "argument_specs.yml"
 # Values that are checked for their type alone and never quoted in a message.
 SECRET = ("kong_upgrade_secret_settings",)
+# Variables that may differ from host to host. All others speak of the run as a whole.
+OF_A_HOST = frozenset(
+    "kong_upgrade_" + name
+    for name in (
+        "admin_listen backup_dir command_timeout commands conf executable haproxy_conf_file haproxy_executable haproxy_sockets "
+        "haproxy_state_file install install_tasks package pg_bin_dir prefix probe secret_settings server_name settings "
+        "start_timeout state_dir unit"
+    ).split()
+)
 # What the drivers' modules call their answer: haproxy_server a list, lb_command one dictionary.
 ANSWERS = ("haproxy", "load_balancer")
 
@@ -33,7 +42,8 @@ def collect(hostvars, groups: dict, options: dict, play_hosts: list[str] | None)
     }
     batches = {name: list(groups[name]) for name in options["batches"] if name in groups}
     hosts, lbs, invalid = {}, {}, {}
-    for host in dict.fromkeys(of["blue"] + of["green"] + of["lb"]):
+    everyone = list(dict.fromkeys(of["blue"] + of["green"] + of["lb"]))
+    for host in everyone:
         problems = invalid_variables(hostvars[host])
         if problems:
             invalid[host] = problems
@@ -47,6 +57,8 @@ def collect(hostvars, groups: dict, options: dict, play_hosts: list[str] | None)
             "settings": plain(variables.get("kong_upgrade_settings")) or {},
             "secret_settings": sorted(variables.get("kong_upgrade_secret_settings") or {}),
             "probed": bool(variables.get("kong_upgrade_probe")),
+            "install": str(variables.get("kong_upgrade_install", options["install"])),
+            "install_tasks": bool(variables.get("kong_upgrade_install_tasks")),
         }
     for host in of["lb"]:
         result = plain(hostvars[host].get("__kong_upgrade_lb"))
@@ -67,7 +79,24 @@ def collect(hostvars, groups: dict, options: dict, play_hosts: list[str] | None)
         "hosts": hosts,
         "lbs": lbs,
         "invalid": invalid,
+        "uneven": uneven({host: hostvars[host] for host in everyone}),
     }
+
+
+def uneven(variables: dict) -> dict[str, list[str]]:
+    """Variables that speak of the run as a whole and are not the same on all hosts: name -> hosts that say otherwise than the first.
+
+    The role reads such a variable on one host, so a value that only a group of hosts has would go unheard.
+    """
+    hosts = list(variables)
+    names = {key for host in hosts for key in variables[host] if key in option_specs()} - OF_A_HOST
+    found = {}
+    for name in sorted(names):
+        first = plain(variables[hosts[0]].get(name))
+        others = [host for host in hosts if plain(variables[host].get(name)) != first]
+        if others:
+            found[name] = others
+    return found
 
 
 def locked(run: dict) -> tuple[str, str] | None:

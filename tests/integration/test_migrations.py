@@ -705,13 +705,13 @@ def dump(at, kong, dest, **params):
 def test_dump(at, tmp_path):
     with at.session() as session:
         session.execute("insert into consumers (id, username) values ('2fa1c1ac-1f5b-4b0a-9a4f-3cf3f2c0b001', 'alice')")
-    dest = tmp_path / "export.yml"
+    dest = tmp_path / "backup" / "export.yml"
     before = scratch_folders()
-    assert dump(at, at.cluster.old, dest, check_mode=True)["changed"] and not dest.exists()
+    assert dump(at, at.cluster.old, dest, check_mode=True)["changed"] and not dest.parent.exists()
     made = dump(at, at.cluster.old, dest)
     assert made["changed"] and made["counts"]["consumers"] == 1 and made["importable"]
-    assert dest.stat().st_mode & 0o777 == 0o600
-    check = subprocess.run(["sha256sum", "-c", "export.yml.sha256"], cwd=tmp_path, capture_output=True, check=False)
+    assert (dest.stat().st_mode & 0o777, dest.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+    check = subprocess.run(["sha256sum", "-c", "export.yml.sha256"], cwd=dest.parent, capture_output=True, check=False)
     assert check.returncode == 0
     again = dump(at, at.cluster.old, dest)
     assert (again["changed"], again["sha256"], again["counts"]) == (False, made["sha256"], made["counts"])
@@ -720,7 +720,7 @@ def test_dump(at, tmp_path):
         stream.write("# touched\n")
     with pytest.raises(DumpError, match="has changed"):
         dump(at, at.cluster.old, dest)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["export.yml", "export.yml.sha256"]
+    assert sorted(path.name for path in dest.parent.iterdir()) == ["export.yml", "export.yml.sha256"]
     assert scratch_folders() == before
 
 

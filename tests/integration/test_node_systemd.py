@@ -166,6 +166,17 @@ def test_a_node_started_by_hand_is_not_the_units(lab):
     assert host.kong("version", conf=False).stdout and not facts(lab, host)["fenced"]
 
 
+def test_started_at_boot_as_asked(lab):
+    host = lab.blue[1]
+    stopped = node(lab, host, "stopped", enabled=False)
+    assert stopped["actions"] == ["disabled", "stopped"]
+    assert systemctl(host, "is-enabled", "kong")[1] == "disabled"
+    assert node(lab, host, "started")["actions"] == ["started"]
+    assert node(lab, host, "started", enabled=True)["actions"] == ["enabled"]
+    assert systemctl(host, "is-enabled", "kong") == (0, "enabled")
+    assert not node(lab, host, "started", enabled=True)["changed"]
+
+
 def test_a_variable_of_the_unit_that_wins_is_named(lab):
     host = lab.blue[1]
     drop_in(host, "[Service]\nEnvironment=KONG_ADMIN_LISTEN=127.0.0.1:8001\nEnvironmentFile=-/etc/default/kong\n")

@@ -122,11 +122,10 @@ def test_parse_can_be_left_out(setup):
     assert "importable" not in _dump.export(params, kong.run)
 
 
-@pytest.mark.parametrize("dest, words", [("nosuch/x.yml", "does not exist"), (".", "is a folder")])
-def test_a_bad_dest_is_told_before_anything_runs(setup, dest, words):
+def test_a_bad_dest_is_told_before_anything_runs(setup):
     kong, params, folder = setup(GOOD)
-    with pytest.raises(DumpError, match=words):
-        _dump.export(dict(params, dest=str(folder / dest)), kong.run)
+    with pytest.raises(DumpError, match="is a folder"):
+        _dump.export(dict(params, dest=str(folder)), kong.run)
     assert not kong.exports
 
 

@@ -317,7 +317,7 @@ def refuse(argv, **more):
 OPTIONS = {
     "state": "started", "settings": {}, "secret_settings": {}, "purge_settings": False, "backup": False, "wait_timeout": 0,
     "probe": [], "require_version": None, "admin_listen_closed": False, "admin_listen_open": False, "quit_timeout": 5,
-    "fenced": None, "timeout": 2, "executable": None,
+    "fenced": None, "enabled": None, "timeout": 2, "executable": None,
 }
 
 

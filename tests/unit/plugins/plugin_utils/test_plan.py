@@ -57,7 +57,14 @@ def fixture_survey():
         green = gateway("g%d" % number, "2.8.5", "10.0.1.%d" % number, running=False, settings={})
         hosts["g%d" % number] = {"gateway": green}
     for name, host in hosts.items():
-        host.update(name=name, error=None, settings={}, secret_settings=["pg_password"] if name.startswith("g") else [])
+        host.update(
+            name=name,
+            error=None,
+            install="preinstalled",
+            install_tasks=False,
+            settings={},
+            secret_settings=["pg_password"] if name.startswith("g") else [],
+        )
     servers = [server("b1", 100), server("b2", 50), server("g1", 0), server("g2", 0)]
     process = {
         "socket": "/run/haproxy.sock",
@@ -83,7 +90,6 @@ def fixture_survey():
             "looks": "",
             "backup": "dump",
             "backup_command_given": False,
-            "install_tasks_given": False,
             "password_given": True,
             "database_host": "g1",
             "backends": [],
@@ -94,12 +100,16 @@ def fixture_survey():
         "hosts": hosts,
         "lbs": {"lb1": {"balancers": [process], "base": {}, "error": None, "locked": None}},
         "invalid": {},
+        "uneven": {},
         "database": {
             "host": "db",
             "port": 5432,
             "server_version_num": 150018,
             "in_recovery": False,
-            "clients": {"pg_dump": {"path": "/usr/bin/pg_dump", "major": 15}, "pg_restore": {"path": "/usr/bin/pg_restore", "major": 17}},
+            "clients": {
+                "pg_dump": {"path": "/usr/bin/pg_dump", "major": 15},
+                "pg_restore": {"path": "/usr/bin/pg_restore", "major": 17},
+            },
             "migrations": {
                 "state": "new",
                 "new": {"core": ["015_270_to_280"]},
@@ -206,7 +216,12 @@ ROWS = [
     ("an old pg_dump", put(("database", "clients", "pg_dump", "major"), 13), "older than the server's 15"),
     ("a standby", put(("database", "in_recovery"), True), "db:5432 is a standby"),
     ("no command for the backup", put(("options", "backup"), "external"), "no kong_upgrade_backup_command"),
-    ("no tasks that install", put(("options", "install"), "tasks"), "no kong_upgrade_install_tasks"),
+    ("no tasks that install", put(("hosts", "g1", "install"), "tasks"), "no kong_upgrade_install_tasks"),
+    (
+        "a variable for some hosts",
+        put(("uneven",), {"kong_upgrade_until": ["g1", "g2"]}),
+        "kong_upgrade_until: is another on g1, g2",
+    ),
     ("no blue", put(("groups", "blue"), []), "group kong_blue is empty"),
     ("blue nodes differ", setting("b2", "db_update_frequency", "9"), "blue nodes differ in db_update_frequency"),
     ("database unreadable", put(("database",), {"error": "connection refused"}), "connection refused"),
