@@ -80,9 +80,9 @@ def build(survey: dict) -> dict:
     todo = phases_to_run(options, stands, found)
     check_server(survey, todo, found)
     check_state(survey, stands, found)
-    check_base_weights(servers, todo, found)
     check_counters(survey, todo, stands, found)
-    check_way_back(options, source, target, stands, migrations, found)
+    if check_way_back(options, source, target, stands, migrations, found):
+        check_base_weights(servers, todo, found)
     names = {colour: [name_of(survey, host) for host in groups[colour]] for colour in ("blue", "green")}
     for batch in batches:
         batch["servers"] = [name_of(survey, host) for host in batch["hosts"]]
@@ -886,7 +886,8 @@ def check_way_back(options, source, target, stands, migrations, found):
     found.block(
         "rollback",
         crossed + ": the point of no return is behind",
-        "what is left is a restore of the dump in kong_upgrade_backup_dir, which loses what was written since",
+        "what is left is a restore of the dump in %s on %s, which loses what was written since"
+        % (options["backup_dir"], options["database_host"]),
     )
     return False
 

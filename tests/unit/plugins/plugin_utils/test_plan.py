@@ -89,6 +89,7 @@ def fixture_survey():
             "install": "preinstalled",
             "looks": "",
             "backup": "dump",
+            "backup_dir": "/var/lib/kong_upgrade/backup",
             "backup_command_given": False,
             "password_given": True,
             "database_host": "g1",
