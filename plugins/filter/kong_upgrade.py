@@ -40,6 +40,17 @@ def kong_upgrade_weights(places, percent):
     return servers
 
 
+def kong_upgrade_record(result, hostvars, green):
+    """What a driver found on one load balancer | kong_upgrade_record(hostvars, green hosts) -> remember and forget for the record."""
+    names = {str(hostvars[host].get("kong_upgrade_server_name", host)) for host in green}
+    servers = [server for process in survey.balancers(survey.plain(result)) or [] for server in process["servers"]]
+    weights_now = {}
+    for server in servers:
+        weights_now.setdefault(server["backend"], {})[server["name"]] = server["weight"]
+    serves = any(server["weight"] for server in servers if server["name"] in names)
+    return {"remember": {"base_weights": weights_now} if servers else {}, "forget": bool(servers) and not serves}
+
+
 def kong_upgrade_states(names, state):
     """["a", "b"] | kong_upgrade_states('drain') -> servers for haproxy_server."""
     return [{"name": name, "state": state} for name in names]
@@ -76,12 +87,15 @@ def kong_upgrade_proof(hostvars, blue, green, target, sessions, known, earlier=N
     """hostvars | kong_upgrade_proof(...) -> what speaks against blue being gone; earlier: the round before."""
     gateways = {}
     for host in blue + green:
-        result = survey.plain(hostvars[host]["__kong_upgrade_gateway"])
-        gateways[host] = dict(
-            (result.get("ansible_facts") or {}).get("kong_gateway") or {}, error=survey.failure(result)
-        )
-    sockets = (earlier or {}).get("sockets", [])
-    return proof.judge(gateways, blue, green, target, survey.plain(sessions), sockets, survey.plain(known))
+        looked = survey.plain(hostvars[host].get("__kong_upgrade_looked"))
+        if looked is None:  # a blue host that this very run has stopped, fenced and read back
+            looked = survey.plain(hostvars[host].get("__kong_upgrade_retired"))
+            found = (looked or {}).get("kong")
+        else:
+            found = (looked.get("ansible_facts") or {}).get("kong_gateway")
+        gateways[host] = dict(found or {}, error=survey.failure(looked))
+    known, earlier = survey.plain(known), survey.plain(earlier) or {}
+    return proof.judge(gateways, blue, green, target, survey.plain(sessions), earlier, known)
 
 
 def kong_upgrade_report(hostvars, hosts, alive, seen):
@@ -153,6 +167,7 @@ class FilterModule:
             for function in (
                 kong_upgrade_plan,
                 kong_upgrade_weights,
+                kong_upgrade_record,
                 kong_upgrade_states,
                 kong_upgrade_gate,
                 kong_upgrade_proof,

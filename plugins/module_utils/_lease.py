@@ -88,24 +88,23 @@ def decide(state, wanted, owner, ttl, take_over, remember, now):
 def apply(path, wanted, owner, ttl, take_over, remember, forget, check_mode):
     """Reads, decides and writes under the flock. Returns the module's answer as a dict; raises LeaseError."""
     if wanted == "read":
-        return answer(read(path), False, False)
+        return answer(read(path), False)
     with locked(path):
         before = read(path)
-        after, refused = decide(before, wanted, owner, ttl, take_over, remember, time.time())
-        if forget and not refused:
-            after["record"] = {}
-        # That somebody is at work is no change of the host; what is remembered for later runs is.
-        changed = not refused and before["record"] != after["record"]
-        if not refused and not check_mode and before != after:
+        known = dict(before, record={}) if forget else before
+        after, refused = decide(known, wanted, owner, ttl, take_over, remember, time.time())
+        if refused:
+            after = before
+        elif not check_mode and before != after:
             write(path, after)
-    return answer(after if not check_mode else before, refused, changed)
+    return answer(before if check_mode else after, refused)
 
 
-def answer(state, refused, changed):
-    """The module's return values from a state."""
+def answer(state, refused):
+    """The module's return values from a state. That somebody is at work is no change of the host."""
     holder = state["owner"]
     return {
-        "changed": changed,
+        "changed": False,
         "refused": refused,
         "holder": holder,
         "expires_in": round(max(0, holder["expires"] - time.time())) if holder else None,

@@ -52,7 +52,7 @@ options:
     type: dict
     default: {}
   forget:
-    description: Empties the record.
+    description: Empties the record, before O(remember) is put there.
     type: bool
     default: false
 """

@@ -10,13 +10,13 @@ import datetime
 import fnmatch
 
 
-def judge(gateways, blue, green, target, sessions, sockets, known) -> dict:
+def judge(gateways, blue, green, target, sessions, earlier, known) -> dict:
     """Everything that speaks against blue being gone.
 
-    gateways: host -> fact of kong_version_facts, with `error` where there is none. sockets: what green's nodes had in
-    earlier rounds. sessions, known: see `unaccounted`. Returns open (whether another round may help), sockets (all that
-    were seen so far), problems (sentences), only_sessions (whether sessions are the only problem), sessions
-    (number seen), refusal (lines for the operator).
+    gateways: host -> fact of kong_version_facts, with `error` where there is none. earlier: what the round before
+    returned, or {}. sessions, known: see `unaccounted`. Returns open (whether another round may help), rounds (how many
+    there were), sockets (all that green's nodes were seen to have), problems (sentences), only_sessions (whether sessions
+    are the only problem), sessions (number seen), unaccounted, refusal (lines for the operator).
     """
     problems = []
     for host in blue:
@@ -37,7 +37,7 @@ def judge(gateways, blue, green, target, sessions, sockets, known) -> dict:
         elif (node.get("version") or gateway.get("version")) != target:
             problems.append("%s runs %s, not %s" % (host, node.get("version") or gateway.get("version"), target))
     only_sessions = not problems
-    sockets = set(sockets) | {
+    sockets = set(earlier.get("sockets", [])) | {
         socket for host in green for socket in (gateways[host].get("node") or {}).get("database_sockets") or []
     }
     left = unaccounted(sessions, sockets, known)
@@ -55,6 +55,7 @@ def judge(gateways, blue, green, target, sessions, sockets, known) -> dict:
         "sessions": len(sessions),
         "unaccounted": left,
         "open": bool(left or silent),
+        "rounds": earlier.get("rounds", 0) + 1,
         "refusal": ["Finish is refused, for blue may be alive. Nothing was changed."]
         + problems
         + (

@@ -20,7 +20,7 @@ BLUE_GONE = gateway(running=False, fenced=True, node=None)
 
 def judge(blue=BLUE_GONE, green=None, sessions=None, known=()):
     seen = [session()] if sessions is None else sessions
-    return proof.judge({"b": blue, "g": green or gateway()}, ["b"], ["g"], "2.8.5", seen, [], list(known))
+    return proof.judge({"b": blue, "g": green or gateway()}, ["b"], ["g"], "2.8.5", seen, {}, list(known))
 
 
 def test_a_session_of_a_green_socket_is_accounted_for():
@@ -43,7 +43,9 @@ def test_unaccounted(left, reason):
 
 def test_a_socket_of_an_earlier_round_counts():
     gateways = {"b": BLUE_GONE, "g": gateway()}
-    result = proof.judge(gateways, ["b"], ["g"], "2.8.5", [session(), session(port=41000)], ["10.0.0.5:41000"], [])
+    earlier = {"sockets": ["10.0.0.5:41000"], "rounds": 1}
+    result = proof.judge(gateways, ["b"], ["g"], "2.8.5", [session(), session(port=41000)], earlier, [])
+    assert result["rounds"] == 2
     assert result["problems"] == [] and not result["open"] and result["sockets"] == ["10.0.0.5:40000", "10.0.0.5:41000"]
 
 
