@@ -201,6 +201,9 @@ class NodeState(object):
         given = self._given()
         path = self._conf_path()
         exists = bool(path) and os.path.exists(path)
+        if self.check_mode and path and not exists and not given:
+            self.warnings.append("{0} is not there yet, so nothing is told about it".format(path))
+            return
         before = _conf.read_text(path) if exists or (path and not given) else ""
         after = _conf.update(before, given, self.options["purge_settings"]) if given else before
         self._refuse_overridden(given)

@@ -304,9 +304,12 @@ def check_hosts(survey, found):
             found.block(host, *seen["locked"])
     for name, hosts in survey["uneven"].items():
         found.block(name, "is another on %s than on the first host" % ", ".join(hosts), "set it once, for all hosts")
-    for host, problems in survey.get("invalid", {}).items():
-        for problem in problems:
-            found.block(host, problem, "see the role's documentation of this variable")
+    problems = {}
+    for host, sentences in survey["invalid"].items():
+        for sentence in sentences:
+            problems.setdefault(sentence, []).append(host)
+    for sentence, hosts in problems.items():
+        found.block(", ".join(hosts), sentence, "see the role's documentation of this variable")
 
 
 def version_of_blue(survey, found):

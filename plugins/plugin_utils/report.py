@@ -46,10 +46,11 @@ def build(seen: dict) -> dict:
             }
         )
         before = event["at"]
-    done = [event["phase"] for event in events if not event.get("failed")]
+    done = [event["phase"] for event in events if not event.get("failed") and not seen.get("check_mode")]
     left = [phase for phase in plan.get("left") or [] if phase not in done]
     gates = [shown_gate(gate) for gate in seen.get("gates") or []]
-    result = "failed" if failure else "blocked" if plan.get("blockers") else "done"
+    # What fails while the plan is made is among its blockers.
+    result = "blocked" if plan.get("blockers") else "failed" if failure else "predicted" if seen.get("check_mode") else "done"
     return {
         "result": result,
         "headline": headline(
@@ -76,7 +77,7 @@ def build(seen: dict) -> dict:
             "finish": shown_run(seen.get("finish")),
         },
         "proof": seen.get("proof"),
-        "checked": checked(plan, events),
+        "checked": checked(plan, done),
         "blue": (plan.get("names") or {}).get("blue") or [],
         "green": (plan.get("names") or {}).get("green") or [],
         "batches": plan.get("batches") or [],
@@ -93,6 +94,8 @@ def headline(result, plan, failure, done, left, command) -> str:
         count = len(plan["blockers"])
         problems = "1 problem stands" if count == 1 else "%d problems stand" % count
         return "%s: %s; %s in the way. Nothing was changed." % (versions, begun(stands), problems)
+    if result == "predicted":
+        return "%s: check mode, nothing was changed. A run would do: %s." % (versions, ", ".join(left) or "nothing")
     if result == "failed":
         return "%s: stopped in phase %s. %s" % (versions, left[0] if left else "report", sentence(failure["message"]))
     if "rollback" in done:
@@ -112,9 +115,8 @@ def begun(stands) -> str:
     return "begun, phase %s is next, green serves %g %%" % (stands.get("phase"), stands.get("percent") or 0)
 
 
-def checked(plan, events) -> list:
-    """What this run has made sure of, as sentences."""
-    done = [event["phase"] for event in events if not event.get("failed")]
+def checked(plan, done) -> list:
+    """What this run has made sure of, as sentences. done: phases."""
     if plan.get("blockers"):
         return []
     lines = ["Every host answered; versions, database, prefixes, weights and health checks fit together."]

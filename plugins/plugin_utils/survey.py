@@ -35,6 +35,7 @@ def collect(hostvars, groups: dict, options: dict, play_hosts: list[str] | None)
     hostvars: Ansible's hostvars. groups: Ansible's groups. options: the role's options, defaults filled in.
     play_hosts: hosts of this play, None where that is not to be checked.
     """
+    options = typed(options)
     gone = set(options["gone"])
     of = {
         colour: [h for h in groups.get(options[colour + "_group"], []) if h not in gone]
@@ -154,6 +155,18 @@ def invalid_variables(variables) -> list[str]:
     return problems
 
 
+def typed(options: dict) -> dict:
+    """The options as their specification has them: "a, b" as a list; the default for one that is refused anyway."""
+    result = dict(options)
+    for key, value in options.items():
+        spec = option_specs().get("kong_upgrade_" + key)
+        if spec:
+            name = "kong_upgrade_" + key
+            checked = ArgumentSpecValidator({name: spec}).validate({name: value})
+            result[key] = spec.get("default", value) if checked.error_messages else checked.validated_parameters[name]
+    return result
+
+
 @functools.lru_cache(maxsize=1)
 def option_specs() -> dict:
     """name -> specification of every role variable, over all entry points (meta/argument_specs.yml)."""
@@ -166,7 +179,7 @@ def option_specs() -> dict:
 
 def to_argument_spec(spec: dict) -> dict:
     """The part of a documented option that the validator knows."""
-    known = {key: spec[key] for key in ("type", "elements", "choices") if key in spec}
+    known = {key: spec[key] for key in ("type", "elements", "choices", "default") if key in spec}
     if "options" in spec:
         known["options"] = {name: to_argument_spec(sub) for name, sub in spec["options"].items()}
     return known
