@@ -88,7 +88,7 @@ def decide(state, wanted, owner, ttl, take_over, remember, now):
 def apply(path, wanted, owner, ttl, take_over, remember, forget, check_mode):
     """Reads, decides and writes under the flock. Returns the module's answer as a dict; raises LeaseError."""
     if wanted == "read":
-        return answer(read(path), False)
+        return dict(answer(read(path), False), remembered=False)
     with locked(path):
         before = read(path)
         known = dict(before, record={}) if forget else before
@@ -97,7 +97,7 @@ def apply(path, wanted, owner, ttl, take_over, remember, forget, check_mode):
             after = before
         elif not check_mode and before != after:
             write(path, after)
-    return answer(before if check_mode else after, refused)
+    return dict(answer(before if check_mode else after, refused), remembered=before["record"] != after["record"])
 
 
 def answer(state, refused):

@@ -86,6 +86,10 @@ expires_in:
   description: Seconds until the lock ends by itself.
   returned: success
   type: int
+remembered:
+  description: Whether this call changed the record.
+  returned: success
+  type: bool
 record:
   description: What is remembered.
   returned: success

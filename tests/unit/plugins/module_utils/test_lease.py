@@ -49,12 +49,12 @@ def test_file_is_private_and_round_trips(tmp_path):
     path = str(tmp_path / "state" / "run.json")
     owner = {"run_id": "me"}
     first = _lease.apply(path, "held", owner, 60, None, {"a": 1}, False, False)
-    assert not first["changed"] and first["record"] == {"a": 1} and 58 <= first["expires_in"] <= 60
+    assert not first["changed"] and first["remembered"] and first["record"] == {"a": 1} and 58 <= first["expires_in"] <= 60
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
     assert _lease.apply(path, "held", owner, 60, None, {"a": 2}, False, False)["record"] == {"a": 1}
     assert _lease.apply(path, "held", owner, 60, None, {"a": 3}, True, False)["record"] == {"a": 3}
     other = _lease.apply(path, "held", {"run_id": "other"}, 60, None, {"a": 4}, True, False)
-    assert other["refused"] and other["record"] == {"a": 3} == _lease.read(path)["record"]
+    assert other["refused"] and not other["remembered"] and other["record"] == {"a": 3} == _lease.read(path)["record"]
     last = _lease.apply(path, "released", owner, 60, None, {}, True, False)
     assert last["holder"] is None and last["record"] == {}
 
