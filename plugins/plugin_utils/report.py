@@ -50,7 +50,15 @@ def build(seen: dict) -> dict:
     left = [phase for phase in plan.get("left") or [] if phase not in done]
     gates = [shown_gate(gate) for gate in seen.get("gates") or []]
     # What fails while the plan is made is among its blockers.
-    result = "blocked" if plan.get("blockers") else "failed" if failure else "predicted" if seen.get("check_mode") else "done"
+    result = (
+        "blocked"
+        if plan.get("blockers")
+        else "failed"
+        if failure
+        else "predicted"
+        if seen.get("check_mode")
+        else "done"
+    )
     return {
         "result": result,
         "headline": headline(

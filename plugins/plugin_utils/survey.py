@@ -20,7 +20,7 @@ SECRET = ("kong_upgrade_secret_settings",)
 OF_A_HOST = frozenset(
     "kong_upgrade_" + name
     for name in (
-        "admin_listen backup_dir command_timeout commands conf executable haproxy_conf_file haproxy_executable haproxy_sockets "
+        "admin_listen backup_dir command_timeout commands conf driver executable haproxy_conf_file haproxy_executable haproxy_sockets "
         "haproxy_state_file install install_tasks package pg_bin_dir prefix probe secret_settings server_name settings "
         "start_timeout state_dir unit"
     ).split()

@@ -10,6 +10,15 @@ import pytest
 from scenes import KONGS, Scene
 
 
+def pytest_collection_modifyitems(items):
+    """Tests that share a bed of their module go to one process of pytest-xdist, see tools/run_tests.py."""
+    for item in items:
+        definitions = item._fixtureinfo.name2fixturedefs
+        shared = sorted(name for name, found in definitions.items() if found[-1].scope == "module" and name != "module_stage")
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{shared[0]}"))
+
+
 @pytest.fixture
 def stage(tmp_path):
     """stage(nodes=..., ...) -> a Scene; all that were made are taken down at the end."""
