@@ -605,10 +605,7 @@ def check_backends(lb, process, names, found):
 
 def base_weights(place, seen, options):
     """Fills in the base weights of one backend."""
-    recorded = {
-        **{n: w for n, w in (seen.get("base") or {}).get(place["backend"], {}).items()},
-        **options["base_weights"],
-    }
+    recorded = {**(seen.get("base") or {}).get(place["backend"], {}), **options["base_weights"]}
     for which in ("blue", "green"):
         for name in place[which]:
             if name in recorded:

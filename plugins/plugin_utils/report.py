@@ -35,7 +35,7 @@ def build(seen: dict) -> dict:
     failure = next(iter(seen.get("failures") or []), None)
     stands = plan.get("stands") or {}
     events, phases = seen.get("events") or [], []
-    before = seen["began"]
+    before = began = float(seen["began"])  # a text with ansible-core 2.16
     for event in events:
         phases.append(
             {
@@ -69,9 +69,9 @@ def build(seen: dict) -> dict:
         "strategy": plan.get("strategy"),
         "run": seen.get("owner", {}).get("run_id"),
         "controller": seen.get("owner", {}).get("controller"),
-        "began": clock(seen["began"]),
+        "began": clock(began),
         "ended": clock(seen["ended"]),
-        "seconds": round(seen["ended"] - seen["began"], 1),
+        "seconds": round(seen["ended"] - began, 1),
         "phases": phases,
         "left": left,
         "failure": failure,

@@ -11,10 +11,11 @@ from scenes import KONGS, Scene
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that share a bed of their module go to one process of pytest-xdist, see tools/run_tests.py."""
+    """Tests that share something which takes long to stand go to one process of pytest-xdist, see tools/run_tests.py."""
     for item in items:
-        definitions = item._fixtureinfo.name2fixturedefs
-        shared = sorted(name for name, found in definitions.items() if found[-1].scope == "module" and name != "module_stage")
+        found = {name: definitions[-1] for name, definitions in item._fixtureinfo.name2fixturedefs.items()}
+        shared = sorted(name for name, fixture in found.items()  # baseid: pytest's own have none
+                        if fixture.scope != "function" and fixture.baseid and name != "module_stage")
         if shared:
             item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{shared[0]}"))
 

@@ -37,7 +37,7 @@ class Outcome:
     @property
     def changed(self):
         """{host: number of tasks that changed something}."""
-        return {host: int(changed) for host, _, changed, *_ in RECAP.findall(self.output)}
+        return {host: int(changed) for host, dummy, changed, *dummy_rest in RECAP.findall(self.output)}
 
     @property
     def words(self):

@@ -96,7 +96,7 @@ class Nginx:
             assert guide.count(theirs) == 1
             guide = guide.replace(theirs, ours)
         user = f"user {pwd.getpwuid(0).pw_name};" if os.geteuid() == 0 else ""
-        names = "\n".join(f"        ~{re.escape(f'{address}:{port}')}$ {name};" for name, address, port, _ in self.servers)
+        names = "\n".join(f"        ~{re.escape(f'{address}:{port}')}$ {name};" for name, address, port, dummy in self.servers)
         self.conf.write_text(
             CONFIGURATION.format(directory=self.directory, user=user, names=names, guide=guide), encoding="utf-8")
         self.script.write_text(block("#!/bin/sh"), encoding="utf-8")

@@ -467,8 +467,8 @@ def test_quit_waits_and_then_does_not(clean):
             kong.start()
         result = []
 
-        async def both(options=options, result=result):
-            asking = asyncio.create_task(asyncio.to_thread(ask, result))
+        async def both(options, into):
+            asking = asyncio.create_task(asyncio.to_thread(ask, into))
             await asyncio.sleep(0.5)
             done = await asyncio.to_thread(kong.quit, *options)
             await asking
@@ -480,6 +480,6 @@ def test_quit_waits_and_then_does_not(clean):
             except OSError as error:
                 result.append(type(error).__name__)
         began = time.monotonic()
-        assert asyncio.run(both()).stdout.strip() == words
+        assert asyncio.run(both(options, result)).stdout.strip() == words
         assert (result == [200]) is served
         assert (time.monotonic() - began > 5) is served

@@ -134,7 +134,7 @@ def test_secrets_stay_where_they_belong(finished):
             hit = [secret for secret in secrets if secret.encode() in data]
             where = str(path.relative_to(bed.directory))
             if hit and allowed.search(where):
-                seen.add(where.split("/")[0])
+                seen.add(where.partition("/")[0])
                 # Kong's own .kong_env is 0640, and so is its kong.conf; everything else is its owner's alone.
                 theirs = 0o027 if where.startswith("hosts/") else 0o077
                 assert path.stat().st_mode & theirs == 0, f"others may use {where}"
@@ -292,7 +292,7 @@ def conf_for_migrations(bed):
 
 def test_stale_migration_lock(stage):
     bed = stage(nodes=1, batches=1, lbs=1)
-    owner, _ = bed.kill_up(conf_for_migrations(bed), lock_timeout=300)
+    owner = bed.kill_up(conf_for_migrations(bed), lock_timeout=300)[0]
     new = bed.green_migrated()
     assert new == 5
     with bed.traffic():
@@ -377,7 +377,7 @@ def test_second_run_at_the_same_time(stage):
 def fresh(module_stage):
     """A bed on which nothing may change; the load balancers have found out that green is down."""
     bed = module_stage(nodes=3)
-    wait_for(lambda: all(status == "DOWN" for found in bed.weights() for name, (_, status) in found.items()
+    wait_for(lambda: all(status == "DOWN" for found in bed.weights() for name, (dummy, status) in found.items()
                          if name.startswith("green")), 20, "green is down for the load balancers")
     return bed
 
@@ -616,7 +616,10 @@ def test_drain_has_an_end(stage):
 def test_request_longer_than_the_usual_quit(stage):
     """A direct connection past the load balancer is waited for as well: `kong quit` gets the time it needs."""
     bed = stage(nodes=1, batches=1, lbs=1)
-    bed.done("upgrade.yml", kong_upgrade_until="shift")
+    outcome = bed.done("upgrade.yml", kong_upgrade_until="shift", kong_upgrade_backup="external",
+                       kong_upgrade_backup_command="echo snapshot-7 of $(hostname)")
+    assert outcome.report["backup"]["external"].startswith("snapshot-7 of ")
+    assert outcome.report["backup"]["dump"] == ""
     answers = []
 
     def ask():

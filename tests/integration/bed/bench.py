@@ -56,7 +56,7 @@ def main(args):
     answer, turn, failed = {}, 0, 0
     for size in [int(s) for s in args.nodes.split(",")]:
         seconds = {"ours": [], "naive": []}
-        for _ in range(args.rounds):
+        for dummy in range(args.rounds):
             order = [("naive", peer), ("ours", None)]
             turn += 1
             for name, playbook in order if turn % 2 else reversed(order):

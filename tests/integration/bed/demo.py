@@ -95,7 +95,7 @@ def tell(bed, versions, before, result, played, play_began, missing):
     rows = phases(bed)
     if rows:
         print("\nPhases")
-        widest = max(seconds for _, seconds in rows) or 1
+        widest = max(seconds for dummy, seconds in rows) or 1
         for name, seconds in rows:
             print(f"  {name:<10} {seconds:6.1f} s  {'▇' * max(1, round(30 * seconds / widest))}")
     print("\nAnswers by colour over time")
@@ -161,7 +161,7 @@ def _tell_migrations(before, after):
 
     print(f"\nMigrations {count(before, 0)} executed, {count(before, 1)} pending before; "
           f"{count(after, 0)} executed, {count(after, 1)} pending after")
-    for name, (executed, _) in after.items():
+    for name, (executed, dummy) in after.items():
         new = [m for m in executed if m not in before.get(name, ([], []))[0]]
         if new:
             print(f"  {name:<10} {', '.join(new)}")

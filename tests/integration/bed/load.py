@@ -87,7 +87,7 @@ class Connection:
         self.writer.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         status = int(head[0].split(" ")[1])
-        answer = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in head[1:] if line)}
+        answer = {k.strip().lower(): v.strip() for k, dummy, v in (line.partition(":") for line in head[1:] if line)}
         if answer.get("transfer-encoding", "").lower() == "chunked":
             body = b""
             while size := int((await self.reader.readline()).split(b";")[0], 16):
@@ -111,7 +111,7 @@ class Load:
     def __init__(self, spec, result):
         self.spec, self.result = spec, result
         self.targets = [tuple(t) for t in spec["targets"]]
-        self.mix = [r for r in spec["requests"] for _ in range(r.get("share", 1))]
+        self.mix = [r for r in spec["requests"] for dummy in range(r.get("share", 1))]
         self.idle = {t: collections.deque() for t in self.targets}
         self.started = time.time()
         self.clock = time.monotonic()

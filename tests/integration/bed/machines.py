@@ -267,7 +267,7 @@ def remove(directory, disks):
     for space in (line.split()[0] for line in spaces if line.startswith(name + "-")):
         run(["ip", "netns", "del", space], env)
     for group in _control_groups(name):
-        for folder, _, _ in os.walk(group, topdown=False):
+        for folder, dummy, dummy_files in os.walk(group, topdown=False):
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # empty once the last process is reaped; a leftover does no harm
     if os.path.ismount(disks):

@@ -18,7 +18,7 @@ async def _serve(reader, writer):
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             first, *lines = head.split("\r\n")
             target = first.split(" ")[1]
-            headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines if line)}
+            headers = {k.strip().lower(): v.strip() for k, dummy, v in (line.partition(":") for line in lines if line)}
             if length := int(headers.get("content-length", 0)):
                 await reader.readexactly(length)
             url = urlsplit(target)

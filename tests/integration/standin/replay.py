@@ -531,8 +531,8 @@ class Replay:
         if wanted == got:
             return
         if isinstance(wanted, str) and isinstance(got, str):
-            text = "\n".join(list(difflib.unified_diff(wanted.split("\n"), got.split("\n"), "recorded", "stand-in",
-                                                      lineterm="", n=1))[2:20])
+            lines = difflib.unified_diff(wanted.split("\n"), got.split("\n"), "recorded", "stand-in", lineterm="", n=1)
+            text = "\n".join(list(lines)[2:20])
         else:
             text = "recorded: %s\nstand-in: %s" % (json.dumps(wanted)[:800], json.dumps(got)[:800])
         self.problems.append("%s %s: %s\n%s" % (self.path.name, scenario, what, text))

@@ -98,7 +98,6 @@ class Request:
         return None if value is None else value.decode("latin-1")
 
 
-
 class ClientConnection(asyncio.Protocol):
     """A connection that a client opened. ``server`` gives ``handle(connection, request)``, a coroutine."""
 
@@ -124,7 +123,7 @@ class ClientConnection(asyncio.Protocol):
         self.server.opened(self)
         self._idle()
 
-    def connection_lost(self, error):
+    def connection_lost(self, exc):
         self.closing = True
         self._no_timer()
         if self.task is not None:
@@ -329,7 +328,7 @@ class UpstreamConnection(asyncio.Protocol):
         if raw is not None:
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def connection_lost(self, error):
+    def connection_lost(self, exc):
         self.alive = False
         if self.client is not None and self.client.tunnel is self.transport:
             self.client.close()

@@ -18,9 +18,9 @@ def gateway(**more):
 BLUE_GONE = gateway(running=False, fenced=True, node=None)
 
 
-def judge(blue=BLUE_GONE, green=None, sessions=None, known=()):
+def judge(blue=None, green=None, sessions=None, known=()):
     seen = [session()] if sessions is None else sessions
-    return proof.judge({"b": blue, "g": green or gateway()}, ["b"], ["g"], "2.8.5", seen, {}, list(known))
+    return proof.judge({"b": blue or BLUE_GONE, "g": green or gateway()}, ["b"], ["g"], "2.8.5", seen, {}, list(known))
 
 
 def test_a_session_of_a_green_socket_is_accounted_for():
