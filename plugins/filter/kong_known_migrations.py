@@ -10,10 +10,13 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
 
 
-def kong_known_migrations(version):
-    """ "2.8.5" -> {"core": ["000_base", ...], ...}"""
+def kong_known_migrations(version, plugins="bundled"):
+    """ "2.8.5" -> {"core": ["000_base", ...], ...}; plugins: as in kong.conf, a list or a text."""
+    names = plugins if isinstance(plugins, (list, tuple)) else str(plugins).split(",")
+    names = {str(name).strip() for name in names}
     try:
-        return knowledge.migrations_of(version)
+        known = knowledge.migrations_of(version)
+        return {name: ids for name, ids in known.items() if name == "core" or names & {name, "bundled"}}
     except knowledge.KnowledgeError as error:
         raise AnsibleFilterError("kong_known_migrations: %s" % error) from error
 

@@ -52,8 +52,12 @@ def kong_upgrade_record(result, hostvars, green):
 
 
 def kong_upgrade_states(names, state):
-    """["a", "b"] | kong_upgrade_states('drain') -> servers for haproxy_server."""
-    return [{"name": name, "state": state} for name in names]
+    """["a", "backend/b"] | kong_upgrade_states('drain') -> servers for haproxy_server."""
+    servers = []
+    for name in names:
+        backend, slash, server = name.rpartition("/")
+        servers.append({"name": server, "state": state, **({"backend": backend} if slash else {})})
+    return servers
 
 
 def unanswered(probe):
@@ -88,7 +92,7 @@ def kong_upgrade_proof(hostvars, blue, green, target, sessions, known, earlier=N
     gateways = {}
     for host in blue + green:
         looked = survey.plain(hostvars[host].get("__kong_upgrade_looked"))
-        if looked is None:  # a blue host that this very run has stopped, fenced and read back
+        if not looked:  # a blue host that this very run has stopped, fenced and read back
             looked = survey.plain(hostvars[host].get("__kong_upgrade_retired"))
             found = (looked or {}).get("kong")
         else:
@@ -108,6 +112,12 @@ def kong_upgrade_all_ok(hostvars, hosts, name, alive):
     """hostvars | kong_upgrade_all_ok(hosts, registered variable, ansible_play_hosts) -> whether it went well on all."""
     results = [survey.plain(hostvars[host].get(name)) for host in hosts]
     return all(host in alive for host in hosts) and not any(survey.failure(result) for result in results)
+
+
+def kong_upgrade_result(hostvars, hosts, name):
+    """hostvars | kong_upgrade_result(hosts, registered variable) -> the first result of a host that did not skip it; {} if none."""
+    results = [survey.plain(hostvars[host].get(name)) for host in hosts]
+    return next((result for result in results if result and not result.get("skipped")), {})
 
 
 def kong_upgrade_failures(hostvars, hosts, alive):
@@ -174,6 +184,7 @@ class FilterModule:
                 kong_upgrade_report,
                 kong_upgrade_all_ok,
                 kong_upgrade_failures,
+                kong_upgrade_result,
                 kong_upgrade_controller,
                 kong_upgrade_is_dead,
             )

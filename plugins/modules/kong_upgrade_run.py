@@ -74,6 +74,10 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+path:
+  description: The file.
+  returned: success
+  type: str
 refused:
   description: Whether another run holds the lock.
   returned: success
@@ -123,7 +127,7 @@ def main():
         )
     except _lease.LeaseError as error:
         module.fail_json(msg=str(error))
-    module.exit_json(**result)
+    module.exit_json(path=given["path"], **result)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ The survey, as `survey.py` collects it:
 
 from __future__ import annotations
 
+from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge, weights
 
 # Settings that belong to one node and so never travel from blue to green.
@@ -79,23 +80,33 @@ def build(survey: dict) -> dict:
     check_blue_is_there(groups, options, stands, found)
     todo = phases_to_run(options, stands, found)
     check_server(survey, todo, found)
-    check_state(survey, stands, found)
+    check_state(survey, source, target, stands, found)
     check_counters(survey, todo, stands, found)
     if check_way_back(options, source, target, stands, migrations, found):
         check_base_weights(servers, todo, found)
     names = {colour: [name_of(survey, host) for host in groups[colour]] for colour in ("blue", "green")}
     for batch in batches:
-        batch["servers"] = [name_of(survey, host) for host in batch["hosts"]]
+        members = [name_of(survey, host) for host in batch["hosts"]]
+        batch["servers"] = {lb: places_of(places, members, options) for lb, places in servers.items()}
+    at = {
+        lb: {colour: places_of(places, names[colour], options) for colour in ("blue", "green")}
+        for lb, places in servers.items()
+    }
     left = [batch for batch in batches if set(batch["hosts"]) & set(stands["blue_left"])]
     for before, batch in zip([None] + left, left):
         batch["after"] = before["hosts"] if before else []  # these must be gone before the batch begins
-    frequency = max([float(values.get("db_update_frequency") or 5) for values in settings.values()] or [5.0])
+    frequency = max(
+        [frequency_of(seen.get("gateway")) for seen in survey["hosts"].values()]
+        + [float(values.get("db_update_frequency") or 5) for values in settings.values()]
+        or [5.0]
+    )
     plan = {
         "source": source,
         "target": target,
         "strategy": "blue_green",
         "datastore": survey.get("datastore") or {},
         "names": names,
+        "at": at,
         "batches": batches,
         "batches_left": left,
         "settings": settings,
@@ -128,8 +139,14 @@ def build(survey: dict) -> dict:
 
 
 def check_what_choices_need(survey, found):
-    """Variables that the value of another one makes necessary."""
+    """Variables that the value of another one makes necessary, and hosts that have to be of a group."""
     options = survey["options"]
+    if survey["groups"]["green"] and options["runner"] not in survey["groups"]["green"]:
+        found.block(
+            "kong_upgrade_runner",
+            "is %s, which is no host of %s" % (options["runner"] or "empty", options["green_group"]),
+            "migrations run with green's command: name one of its hosts, or leave it out",
+        )
     if options["backup"] == "external" and not options["backup_command_given"]:
         found.block("kong_upgrade_backup", "is external, but there is no kong_upgrade_backup_command", "set it")
     for host in survey["groups"]["green"]:
@@ -152,6 +169,12 @@ def phases_to_run(options, stands, found):
         "rollback": stands["percent_most"] == 0 and not stands["green_running"] and not stands["blue_fenced"],
     }
     needs = {"start": "expand", "shift": "start", "retire": "shift", "finish": "retire"}
+    if "retire" in wanted and "start" not in wanted and not done["retire"] and not done["start"]:
+        found.block(
+            "phase retire",
+            "needs every green node running and UP on every load balancer",
+            "run playbooks/upgrade.yml, which starts them",
+        )
     for phase in wanted:
         before = needs.get(phase)
         if before and before not in wanted and not done[before]:
@@ -163,6 +186,13 @@ def phases_to_run(options, stands, found):
     if wanted != ["rollback"] and stands["finished"]:
         return []
     return [phase for phase in wanted if not done[phase]]
+
+
+def frequency_of(gateway):
+    """Seconds between two looks of a blue or green node into its database; 0 where there is no node."""
+    gateway = gateway or {}
+    settings = {**(gateway.get("settings") or {}), **((gateway.get("node") or {}).get("settings") or {})}
+    return float(settings.get("db_update_frequency") or (5 if settings else 0))
 
 
 def name_of(survey, host):
@@ -271,7 +301,7 @@ def check_batches(groups, options, found):
         hosts = [host for host in groups["batches"].get(name, []) if host not in options["gone"]]
         if name not in groups["batches"]:
             found.block("kong_upgrade_batches", "no inventory group is called %s" % name, "name groups that exist")
-        elif not hosts:
+        elif not groups["batches"][name]:
             found.block("kong_upgrade_batches", "group %s is empty" % name, "take it out of the list")
         for host in hosts:
             if host in seen:
@@ -281,7 +311,8 @@ def check_batches(groups, options, found):
                     host, "is in batch %s but not in %s" % (name, options["blue_group"]), "batches partition blue"
                 )
             seen[host] = name
-        batches.append({"name": name, "hosts": hosts})
+        if hosts:  # else all of them are gone
+            batches.append({"name": name, "hosts": hosts})
     for host in groups["blue"]:
         if host not in seen:
             found.block(
@@ -471,30 +502,31 @@ def settings_of_green(host, survey, source, target, found):
     prefix = ((survey["hosts"][host].get("gateway") or {}).get("prefix")) or overrides.get("prefix")
     if prefix:
         result["prefix"] = prefix
-    if survey["hosts"][host]["install"] != "tasks" and "pg_password" not in secret and not has_password(survey, host):
-        found.block(
-            host,
-            "no pg_password for green",
-            "set kong_upgrade_secret_settings.pg_password (a vault), or put it into this host's kong.conf",
-        )
+    for key, value in overrides.items():
+        if _conf.is_secret(key, str(value)):
+            found.block(
+                host, "%s in kong_upgrade_settings is a secret" % key, "put it into kong_upgrade_secret_settings"
+            )
+    own = (survey["hosts"][host].get("gateway") or {}).get("settings") or {}
+    if survey["hosts"][host]["install"] != "tasks":
+        for key in sorted(secrets_of_blue(survey) - secret - set(overrides) - set(own)):
+            if not target or knowledge.key_exists(target, key):
+                found.block(
+                    host,
+                    "no %s for green, while blue has one" % key,
+                    "set kong_upgrade_secret_settings.%s (a vault), or put it into this host's kong.conf" % key,
+                )
     return result
 
 
-def has_password(survey, host):
-    """Whether green's own kong.conf or environment holds a password already, or blue uses none."""
-    gateway = survey["hosts"][host].get("gateway") or {}
-    return "pg_password" in (gateway.get("settings") or {}) or not blue_has_password(survey)
-
-
-def blue_has_password(survey):
-    """Whether a blue node logs in to the database with a password."""
+def secrets_of_blue(survey):
+    """Names of the properties whose values are secrets on a blue node, so that they cannot be handed on to green."""
+    found = set()
     for host in survey["groups"]["blue"]:
         gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
-        if (gateway.get("settings") or {}).get("pg_password") or (
-            (gateway.get("node") or {}).get("settings") or {}
-        ).get("pg_password"):
-            return True
-    return False
+        for settings in (gateway.get("settings"), (gateway.get("node") or {}).get("settings")):
+            found |= {key for key, value in (settings or {}).items() if value == MASK}
+    return found
 
 
 def own_words(host, gateway):
@@ -559,6 +591,20 @@ def servers_of(survey, found):
                     "add it there (green with weight 0), or set kong_upgrade_server_name of %s" % host,
                 )
     return result
+
+
+def places_of(places, names, options):
+    """The names as one load balancer is to be told: "backend/server" where kong_upgrade_backends leaves some backends out."""
+    if not options["backends"] or not all(place["socket"] for place in places.values()):
+        return names
+    return sorted(
+        {
+            "%s/%s" % (place["backend"], name)
+            for place in places.values()
+            for name in names
+            if name in place["blue"] or name in place["green"]
+        }
+    )
 
 
 def check_process(lb, process, options, found):
@@ -690,11 +736,12 @@ def check_database(survey, settings, found):
     for host, values in settings.items():
         gateway = survey["hosts"][host].get("gateway") or {}
         theirs = {key: values.get(key) for key in ("pg_host", "pg_port", "pg_database", "pg_schema", "database")}
-        green = "%s %s:%s/%s" % (
+        green = "%s %s:%s/%s, schema %s" % (
             theirs["database"] or "postgres",
             theirs["pg_host"] or "127.0.0.1",
             theirs["pg_port"] or 5432,
             theirs["pg_database"] or "kong",
+            theirs["pg_schema"] or "public",
         )
         if green != blue:
             found.block(
@@ -714,7 +761,11 @@ def check_database(survey, settings, found):
                 % (gateway["conf"], address(gateway["datastore"]), blue),
                 "correct the file, or remove it: it is rendered from blue's settings",
             )
-    if survey["options"]["backup"] == "dump" and not survey["options"]["password_given"] and blue_has_password(survey):
+    if (
+        survey["options"]["backup"] == "dump"
+        and not survey["options"]["password_given"]
+        and "pg_password" in secrets_of_blue(survey)
+    ):
         found.block(
             survey["options"]["database_host"],
             "pg_dump has no password",
@@ -756,7 +807,8 @@ def check_server(survey, todo, found):
 
 def address(datastore):
     if datastore.get("kind") == "postgres":
-        return "postgres %s:%s/%s" % (datastore.get("host"), datastore.get("port"), datastore.get("database"))
+        names = ("host", "port", "database", "schema")
+        return "postgres %s:%s/%s, schema %s" % tuple(datastore.get(name) for name in names)
     return "%s %s" % (datastore.get("kind"), datastore.get("keyspace") or "")
 
 
@@ -827,14 +879,23 @@ def where_it_stands(survey, servers, migrations, target):
     return stands
 
 
-def check_state(survey, stands, found):
+def check_state(survey, source, target, stands, found):
     """Half-way states that no phase can mend by itself."""
     migrations = survey["database"].get("migrations") or {}
     state = migrations.get("state")
+    interrupted = overlap(migrations.get("pending"), reached(knowledge.new_in_up, source, target))
     if state == "needs_bootstrap":
         found.block("database", "holds no Kong schema (needs bootstrap)", "check that blue's database is meant")
     elif state == "legacy":
         found.block("database", "holds the schema of Kong 0.x", "upgrade to 1.5.1 first")
+    elif state == "pending_and_new" and interrupted:
+        found.block(
+            "database",
+            "`kong migrations up` of this upgrade was interrupted: %s wait for finish, %s did not run"
+            % (brief(migrations.get("pending")), brief(migrations.get("new"))),
+            "Kong cannot go on from there while blue serves: restore the dump in %s, or stop blue and run `kong migrations "
+            "finish` and `up` by hand" % survey["options"]["backup_dir"],
+        )
     elif state == "pending_and_new" and not survey["options"]["finish_leftovers"]:
         found.block(
             "database",
@@ -870,14 +931,10 @@ def check_state(survey, stands, found):
 
 
 def check_way_back(options, source, target, stands, migrations, found):
-    """Rollback ends at the point of no return: a real finish, or green's Admin API open. Whether traffic may move."""
+    """Rollback ends at the point of no return: a begun finish, or green's Admin API open. Whether traffic may move."""
     if options["phases"] != ["rollback"]:
         return True
-    try:
-        had_to_finish = bool(source) and bool(knowledge.pending_after_up(source, target))
-    except knowledge.KnowledgeError:
-        return True  # check_target says it
-    if migrations.get("state") == "up_to_date" and had_to_finish:
+    if overlap(migrations.get("executed"), reached(knowledge.pending_after_up, source, target)):
         crossed = "`kong migrations finish` has run"
     elif stands["green_open"]:
         crossed = "green's Admin API is open (%s)" % ", ".join(stands["green_open"])
@@ -890,6 +947,19 @@ def check_way_back(options, source, target, stands, migrations, found):
         % (options["backup_dir"], options["database_host"]),
     )
     return False
+
+
+def reached(table, source, target):
+    """What a table of migrations says of this hop; {} where the versions are not known, which check_target tells."""
+    try:
+        return table(source, target) if source else {}
+    except knowledge.KnowledgeError:
+        return {}
+
+
+def overlap(some, others):
+    """Whether two tables of migrations, subsystem -> ids, have one in common."""
+    return any(set(ids) & set((others or {}).get(name, [])) for name, ids in (some or {}).items())
 
 
 def brief(ids):

@@ -56,7 +56,7 @@ def judge(gateways, blue, green, target, sessions, earlier, known) -> dict:
         "unaccounted": left,
         "open": bool(left or silent),
         "rounds": earlier.get("rounds", 0) + 1,
-        "refusal": ["Finish is refused, for blue may be alive. Nothing was changed."]
+        "refusal": (["Finish is refused, for blue may be alive. Nothing was changed."] if problems else [])
         + problems
         + (
             [

@@ -75,6 +75,7 @@ def build(seen: dict) -> dict:
         "phases": phases,
         "left": left,
         "failure": failure,
+        "failures": seen.get("failures") or [],
         "blockers": plan.get("blockers") or [],
         "warnings": plan.get("warnings") or [],
         "shift": curve(plan, gates, done),

@@ -128,7 +128,7 @@ def failure(result, *keys: str) -> str | None:
     keys: return values of which only a success has one. A task whose failures are judged later (failed_when) is not marked as
     failed, so that is what tells.
     """
-    if result is None:
+    if not result:
         return "was not looked at"
     if result.get("unreachable"):
         return "unreachable: %s" % result.get("msg", "")

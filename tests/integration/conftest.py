@@ -4,20 +4,22 @@
 """Fixtures of the scenarios; what they can do is in scenes.py."""
 
 import contextlib
+import os
+import shutil
+import tempfile
 import time
 
 import pytest
 from scenes import KONGS, Scene
 
 
-def pytest_collection_modifyitems(items):
-    """Tests that share something which takes long to stand go to one process of pytest-xdist, see tools/run_tests.py."""
-    for item in items:
-        found = {name: definitions[-1] for name, definitions in item._fixtureinfo.name2fixturedefs.items()}
-        shared = sorted(name for name, fixture in found.items()  # baseid: pytest's own have none
-                        if fixture.scope != "function" and fixture.baseid and name != "module_stage")
-        if shared:
-            item.add_marker(pytest.mark.xdist_group(f"{item.module.__name__}.{shared[0]}"))
+def pytest_configure(config):
+    """A process of pytest-xdist gets a folder for temporary files of its own: tests look for what is left there."""
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        folder = tempfile.mkdtemp(prefix="kong-tests-")
+        os.chmod(folder, 0o711)  # PostgreSQL runs as another user
+        os.environ["TMPDIR"] = tempfile.tempdir = folder
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.fixture

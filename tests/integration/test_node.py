@@ -27,7 +27,7 @@ KONGS = {"blue_kong": os.environ.get("BLUE_KONG") or None, "green_kong": os.envi
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEFAULTS = {
     "settings": {}, "secret_settings": {}, "purge_settings": False, "backup": False, "wait_timeout": 15, "probe": [],
-    "require_version": None, "admin_listen_closed": False, "admin_listen_open": False, "quit_timeout": 20, "fenced": None,
+    "require_version": None, "admin_listen_closed": False, "admin_listen_open": False, "quit_timeout": 20, "fenced": None, "enabled": None,
     "timeout": 5.0, "executable": None,
 }
 

@@ -9,6 +9,7 @@ machines hang on a bridge in a namespace of its own, the hub, so no packet is ev
 
 import contextlib
 import ctypes
+import fcntl
 import hashlib
 import os
 import pathlib
@@ -48,10 +49,16 @@ def tree(cache, env):
     """The Debian tree below the folder `cache`; made when it is not there (a minute)."""
     name = hashlib.sha256(repr((SUITE, DEBIAN, _UNUSED)).encode()).hexdigest()[:12]
     root = pathlib.Path(cache) / f"debian-{name}"
-    if (root / ".made").exists():
-        return root
-    shutil.rmtree(root, ignore_errors=True)
     root.parent.mkdir(parents=True, exist_ok=True)
+    with open(root.with_suffix(".lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another process of the tests may be making it
+        if not (root / ".made").exists():
+            _make_tree(root, env)
+    return root
+
+
+def _make_tree(root, env):
+    shutil.rmtree(root, ignore_errors=True)
     run(["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(DEBIAN)}", SUITE, root], env, timeout=600)
     for key in (root / "etc" / "ssh").glob("ssh_host_*"):
         key.unlink()
@@ -63,7 +70,6 @@ def tree(cache, env):
     for unit in ("haproxy.service", "postgresql.service"):
         (units / "multi-user.target.wants" / unit).unlink(missing_ok=True)
     (root / ".made").touch()
-    return root
 
 
 def link(path, target):

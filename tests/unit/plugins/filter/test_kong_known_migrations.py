@@ -14,6 +14,11 @@ def test_a_version():
     assert known("2.8.5") == knowledge.migrations_of("2.8.5")
 
 
+@pytest.mark.parametrize("plugins", ["key-auth, mine", ["key-auth"]])
+def test_only_plugins_that_are_on_have_migrations(plugins):
+    assert set(known("2.8.5", plugins)) == {"core", "key-auth"}
+
+
 @pytest.mark.parametrize(
     ("version", "words"), [("0.14.1", "are not known"), ("2.8.1.1", "Kong Enterprise"), (None, "no version")]
 )

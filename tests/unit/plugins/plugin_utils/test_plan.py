@@ -93,6 +93,7 @@ def fixture_survey():
             "backup_command_given": False,
             "password_given": True,
             "database_host": "g1",
+            "runner": "g1",
             "backends": [],
             "base_weights": {},
         },
@@ -224,6 +225,14 @@ ROWS = [
         "kong_upgrade_until: is another on g1, g2",
     ),
     ("no blue", put(("groups", "blue"), []), "group kong_blue is empty"),
+    ("another schema", put(("hosts", "g1", "settings"), {"pg_schema": "other"}), "another database than blue"),
+    ("a secret of blue", setting("b1", "pg_ro_password", "******"), "no pg_ro_password for green"),
+    (
+        "a secret in the open",
+        put(("hosts", "g1", "settings"), {"pg_password": "x"}),
+        "pg_password in kong_upgrade_settings",
+    ),
+    ("a runner that is blue", put(("options", "runner"), "b1"), "kong_upgrade_runner: is b1"),
     ("blue nodes differ", setting("b2", "db_update_frequency", "9"), "blue nodes differ in db_update_frequency"),
     ("database unreadable", put(("database",), {"error": "connection refused"}), "connection refused"),
     ("no schema", put(("database", "migrations", "state"), "needs_bootstrap"), "needs bootstrap"),
@@ -345,8 +354,40 @@ def test_rollback_ends_at_the_point_of_no_return(survey):
     retired(survey)
     survey["options"]["phases"] = ["rollback"]
     assert blockers(survey) == []
-    survey["database"]["migrations"].update(state="up_to_date", pending={})
+    # One migration of a finish that was killed in the middle is enough.
+    survey["database"]["migrations"]["executed"] = {"core": ["012_213_to_220"]}
     assert any("point of no return" in line for line in blockers(survey))
+
+
+def test_an_up_that_was_interrupted_is_no_leftover(survey):
+    survey["options"]["finish_leftovers"] = True
+    survey["database"]["migrations"].update(
+        state="pending_and_new", pending={"core": ["012_213_to_220"]}, new={"core": ["015_270_to_280"]}
+    )
+    assert any("was interrupted" in line for line in blockers(survey))
+    survey["database"]["migrations"]["pending"] = {"core": ["009_200_to_210"]}
+    assert blockers(survey) == []
+
+
+def test_the_window_of_the_proof_is_that_of_the_slowest_node(survey):
+    survey["hosts"]["b1"]["gateway"]["node"]["settings"]["db_update_frequency"] = "60"
+    assert plan.build(survey)["proof_seconds"] == 120
+
+
+def test_retire_alone_needs_green(survey):
+    shifted(survey)
+    survey["options"]["phases"] = ["retire"]
+    assert blockers(survey) == []
+    survey["hosts"]["g2"]["gateway"].update(running=False, node=None)
+    assert any("needs every green node" in line for line in blockers(survey))
+
+
+def test_servers_are_named_with_their_backend_where_others_are_left_out(survey):
+    assert plan.build(survey)["at"]["lb1"]["blue"] == ["b1", "b2"]
+    survey["options"]["backends"] = ["kong"]
+    result = plan.build(survey)
+    assert result["at"]["lb1"] == {"blue": ["kong/b1", "kong/b2"], "green": ["kong/g1", "kong/g2"]}
+    assert result["batches"][0]["servers"] == {"lb1": ["kong/b1"]}
 
 
 def test_greens_admin_api_must_be_shut_before_finish(survey):
