@@ -344,7 +344,7 @@ class LongRequest(threading.Thread):
             self.lb.ask(f"set server kong/{name} weight {before[name]}")
 
     def run(self):
-        connection = http.client.HTTPConnection(self.lb.address, self.lb.port, timeout=60)
+        connection = http.client.HTTPConnection(self.lb.address, self.lb.port, timeout=120)
         try:
             connection.request("GET", f"/open/slow?s={self.seconds}")
             self.answer = connection.getresponse().status
@@ -367,7 +367,7 @@ def test_drain_has_an_end(stage):
         assert request.answer == 200
 
         bed.lbs[0].ask("set server kong/blue2 state ready")
-        request = LongRequest(bed, "blue2", 29)
+        request = LongRequest(bed, "blue2", 80)
         outcome = bed.refused("retire.yml", kong_upgrade_drain_timeout=2)
         assert "blue2" in outcome.report["headline"]
         assert [host.name for host in bed.blue if host.pid()] == ["blue2"]
