@@ -32,8 +32,8 @@ defaults
     option httplog
     option dontlognull
     timeout connect 2s
-    timeout client 30s
-    timeout server 30s
+    timeout client 90s
+    timeout server 90s
     timeout http-request 10s
     timeout http-keep-alive 10s
     load-server-state-from-file global
