@@ -35,6 +35,7 @@ COMPUTED = (
 LOCAL_STATUS = "127.0.0.1:8100"
 LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
 MASK = "******"
+CUT = "not in this run: --limit cuts the groups"
 GROUP_HELP = "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
 # How the summary calls the run that it speaks of, by the entry point that only looks.
 RUNS = {"": "This run", "plan": "upgrade.yml will do", "status": "Left to do"}
@@ -133,6 +134,10 @@ def build(survey: dict) -> dict:
         "blockers": found.blockers,
         "warnings": found.warnings,
     }
+    cut = [blocker for blocker in found.blockers if blocker["what"].startswith(CUT)]
+    if cut:  # everything else would be a conclusion from hosts that were not looked at
+        plan.update(blockers=cut, warnings=[], todo=[], left=[], summary=[], refusal=refusal(cut))
+        return plan
     plan["summary"] = summary(plan, options)
     plan["refusal"] = refusal(found.blockers)
     return plan
@@ -276,7 +281,7 @@ def check_groups(groups, options, play_hosts, found):
         if cut:
             found.block(
                 ", ".join(cut),
-                "not in this run: --limit cuts the groups",
+                CUT,
                 "run without --limit; a host that is dead for good goes into kong_upgrade_gone",
             )
     if options["batches"]:

@@ -102,7 +102,11 @@ def headline(result, plan, failure, done, left, command) -> str:
     if result == "blocked":
         count = len(plan["blockers"])
         problems = "1 problem stands" if count == 1 else "%d problems stand" % count
-        return "%s: %s; %s in the way. Nothing was changed." % (versions, begun(stands), problems)
+        return "%s: %s; %s in the way. Nothing was changed." % (
+            versions,
+            begun(stands) if plan.get("source") else "its state is not known",
+            problems,
+        )
     if result == "predicted":
         return "%s: check mode, nothing was changed. A run would do: %s." % (versions, ", ".join(left) or "nothing")
     if result == "failed":
@@ -119,6 +123,8 @@ def headline(result, plan, failure, done, left, command) -> str:
 
 def begun(stands) -> str:
     """How far an upgrade is that has not moved all traffic yet."""
+    if stands.get("phase") == "done":
+        return "finished"
     if not stands.get("green_running"):
         return "the schema serves both versions, green is not started" if stands.get("expanded") else "not begun"
     return "begun, phase %s is next, green serves %g %%" % (stands.get("phase"), stands.get("percent") or 0)
