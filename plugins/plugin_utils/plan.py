@@ -35,7 +35,6 @@ COMPUTED = (
 LOCAL_STATUS = "127.0.0.1:8100"
 LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
 MASK = "******"
-CUT = "not in this run: --limit cuts the groups"
 GROUP_HELP = "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
 # How the summary calls the run that it speaks of, by the entry point that only looks.
 RUNS = {"": "This run", "plan": "upgrade.yml will do", "status": "Left to do"}
@@ -60,7 +59,7 @@ def build(survey: dict) -> dict:
     """The plan of one blue/green upgrade. Never raises for bad input: it is all in `blockers`."""
     found = Findings()
     options, groups = survey["options"], survey["groups"]
-    batches = check_groups(groups, options, survey.get("play_hosts"), found)
+    batches = check_groups(groups, options, found)
     check_hosts(survey, found)
     source = version_of_blue(survey, found)
     target = check_target(survey, source, found)
@@ -113,10 +112,6 @@ def build(survey: dict) -> dict:
         "settings": settings,
         "admin_listen": {host: admin_listen_later(host, survey) for host in groups["green"]},
         "servers": servers,
-        "base_weights": {
-            lb: {place["backend"]: {**place["blue"], **place["green"]} for place in places.values()}
-            for lb, places in servers.items()
-        },
         "steps": [
             step
             for step in options["steps"]
@@ -134,7 +129,7 @@ def build(survey: dict) -> dict:
         "blockers": found.blockers,
         "warnings": found.warnings,
     }
-    cut = [blocker for blocker in found.blockers if blocker["what"].startswith(CUT)]
+    cut = check_limit(groups, survey.get("play_hosts"))
     if cut:  # everything else would be a conclusion from hosts that were not looked at
         plan.update(blockers=cut, warnings=[], todo=[], left=[], summary=[], refusal=refusal(cut))
         return plan
@@ -259,8 +254,22 @@ def refusal(blockers):
 # --- groups and hosts ------------------------------------------------------------------------------------------------
 
 
-def check_groups(groups, options, play_hosts, found):
-    """Groups that exist, do not overlap and are all in the play. Returns the batches, a list of {name, hosts}."""
+def check_limit(groups, play_hosts):
+    """The one blocker of a run that has not all of the hosts, in a list; [] for one that has."""
+    everyone = groups["blue"] + groups["green"] + groups["lb"]
+    cut = [host for host in everyone if play_hosts is not None and host not in play_hosts]
+    found = Findings()
+    if cut:
+        found.block(
+            ", ".join(cut),
+            "not in this run: --limit cuts the groups",
+            "run without --limit; a host that is dead for good goes into kong_upgrade_gone",
+        )
+    return found.blockers
+
+
+def check_groups(groups, options, found):
+    """Groups that exist and do not overlap. Returns the batches, a list of {name, hosts}."""
     names = {colour: options["%s_group" % colour] for colour in ("blue", "green", "lb")}
     for colour, group in names.items():
         if not groups[colour] and colour != "blue":
@@ -275,15 +284,6 @@ def check_groups(groups, options, play_hosts, found):
             "is in both %s and %s" % (names["blue"], names["green"]),
             "a host is either old or new: take it out of one",
         )
-    everyone = groups["blue"] + groups["green"] + groups["lb"]
-    if play_hosts is not None:
-        cut = [host for host in everyone if host not in play_hosts]
-        if cut:
-            found.block(
-                ", ".join(cut),
-                CUT,
-                "run without --limit; a host that is dead for good goes into kong_upgrade_gone",
-            )
     if options["batches"]:
         return check_batches(groups, options, found)
     return [{"name": host, "hosts": [host]} for host in groups["blue"]]

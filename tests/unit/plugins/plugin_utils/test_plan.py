@@ -132,7 +132,8 @@ def test_a_sound_cluster_has_no_blocker_and_all_phases_to_do(survey):
     result = plan.build(survey)
     assert result["blockers"] == [] and result["source"] == "2.1.4"
     assert result["todo"] == survey["options"]["phases"]
-    assert result["base_weights"] == {"lb1": {"kong": {"b1": 100, "b2": 50, "g1": 75, "g2": 75}}}
+    (place,) = result["servers"]["lb1"].values()
+    assert (place["blue"], place["green"]) == ({"b1": 100, "b2": 50}, {"g1": 75, "g2": 75})
     assert [batch["after"] for batch in result["batches_left"]] == [[], ["b1"]]
     assert result["proof_seconds"] == 4
 
@@ -258,6 +259,12 @@ def test_all_problems_come_at_once(survey):
     ):
         mutate(survey)
     assert len(blockers(survey)) >= 3
+
+
+def test_a_limit_is_told_alone(survey):
+    survey["play_hosts"] = ["g1", "g2"]
+    survey["hosts"]["b2"]["error"] = "was not looked at"
+    assert [line.split(":")[0] for line in blockers(survey)] == ["b1, b2, lb1"]
 
 
 def test_a_shared_prefix_counts_on_one_machine_only(survey):
@@ -424,4 +431,5 @@ def test_ways_to_do_without_counters(commands, way):
         commands["options"]["steps"] = [100]
     result = plan.build(commands)
     assert result["blockers"] == [] and result["warnings"] == []
-    assert result["base_weights"] == {"lb1": {"kong": {"b1": 100, "b2": 50, "g1": 75, "g2": 75}}}
+    (place,) = result["servers"]["lb1"].values()
+    assert (place["blue"], place["green"]) == ({"b1": 100, "b2": 50}, {"g1": 75, "g2": 75})
