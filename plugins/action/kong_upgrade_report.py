@@ -20,7 +20,7 @@ class ActionModule(ActionBase):
     """Documented in plugins/modules/kong_upgrade_report.py."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset({"dest", "report", "html", "markdown"})
+    _VALID_ARGS = frozenset({"dest", "name", "report", "html", "markdown"})
     _requires_connection = False
     _supports_check_mode = True
 
@@ -29,10 +29,11 @@ class ActionModule(ActionBase):
         result = super().run(tmp, task_vars)
         given = self._task.args
         folder = pathlib.Path(str(given["dest"])).expanduser().absolute()
+        name = str(given.get("name") or "report")
         texts = {
-            "report.json": json.dumps(plain(given["report"]), indent=2, sort_keys=True, default=str) + "\n",
-            "report.html": str(given["html"]),
-            "report.md": str(given["markdown"]),
+            name + ".json": json.dumps(plain(given["report"]), indent=2, sort_keys=True, default=str) + "\n",
+            name + ".html": str(given["html"]),
+            name + ".md": str(given["markdown"]),
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)

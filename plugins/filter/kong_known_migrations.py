@@ -10,14 +10,16 @@ from ansible.errors import AnsibleFilterError
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
 
 
-def kong_known_migrations(version, plugins="bundled"):
-    """ "2.8.5" -> {"core": ["000_base", ...], ...}; plugins: as in kong.conf, a list or a text."""
+def kong_known_migrations(version, plugins="bundled", unknown=None):
+    """ "2.8.5" -> {"core": ["000_base", ...], ...}; plugins: as in kong.conf, a list or a text; unknown: see the documentation."""
     names = plugins if isinstance(plugins, (list, tuple)) else str(plugins).split(",")
     names = {str(name).strip() for name in names}
     try:
         known = knowledge.migrations_of(version)
         return {name: ids for name, ids in known.items() if name == "core" or names & {name, "bundled"}}
     except knowledge.KnowledgeError as error:
+        if unknown is not None:
+            return unknown
         raise AnsibleFilterError("kong_known_migrations: %s" % error) from error
 
 

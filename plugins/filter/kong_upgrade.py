@@ -66,10 +66,11 @@ def unanswered(probe):
     return problem and "%s: %s" % (probe.get("item", "?"), problem)
 
 
-def kong_upgrade_gate(results, names, percent, budget, min_requests, too_little, probed=None):
+def kong_upgrade_gate(results, names, percent, budget, min_requests, too_little, probed=None, backends=None):
     """Results of one step on all load balancers | kong_upgrade_gate(...) -> the verdict, and whether the gate opens.
 
     probed: registered result of the probes of green, a loop over its nodes; they are sent where there are no counters.
+    backends: kong_upgrade_backends, the backends that count; all of them if it is empty.
     """
     results, probes = survey.plain(results), (survey.plain(probed) or {}).get("results") or []
     errors = [error for error in (survey.failure(result, *survey.ANSWERS) for result in results) if error]
@@ -79,7 +80,7 @@ def kong_upgrade_gate(results, names, percent, budget, min_requests, too_little,
         windows = [result.get("window") or {} for result in results]
         answers = [unanswered(probe) for probe in probes if not probe.get("skipped")]
         verdict = gate.judge(
-            windows, set(names["blue"]), set(names["green"]), float(budget), int(min_requests), answers
+            windows, set(names["blue"]), set(names["green"]), float(budget), int(min_requests), answers, survey.plain(backends)
         )
     opens = verdict["verdict"] == "passed" or (verdict["verdict"] == "too_little" and too_little == "continue")
     return dict(

@@ -9,7 +9,7 @@ short_description: Write the report of an upgrade run
 version_added: "0.1.0"
 author: The bluegreen.kong authors (@bluegreen)
 description:
-  - Writes C(report.html), C(report.md) and C(report.json) into a folder on the controller, each in one step.
+  - Writes a report as HTML, Markdown and JSON into a folder on the controller, each in one step.
   - Runs on the controller, whatever host the task is for. Made for the role kong_upgrade.
 extends_documentation_fragment:
   - bluegreen.kong.attributes
@@ -28,6 +28,10 @@ options:
     description: Folder on the controller. It is made if it is missing.
     type: path
     required: true
+  name:
+    description: Name of the files, without the ending.
+    type: str
+    default: report
   report:
     description: The report as data.
     type: dict

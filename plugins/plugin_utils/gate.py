@@ -12,18 +12,18 @@ FAILURES = ("hrsp_5xx", "econ", "eresp")
 ANSWERS = ("hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other")
 
 
-def tally(windows: list[dict], names: set[str]) -> dict:
+def tally(windows: list[dict], names: set[str], backends: list[str]) -> dict:
     """Sums the counters of the named servers over the windows of all load balancers.
 
-    windows: one per load balancer host, {"seconds": s, "servers": [{"name", "counters": {...}, "reset": bool}]}.
-    The counters are HAProxy's, or {"requests", "failures"} where commands of the user's own count.
+    windows: one per load balancer host, {"seconds": s, "servers": [{"backend", "name", "counters": {...}, "reset": bool}]}.
+    backends: those of the upgrade, [] for all: another one may have servers of the same names. The counters are HAProxy's, or {"requests", "failures"} where commands of the user's own count.
     Returns requests, failures, ratio (percent, None without requests) and whether a counter was reset meanwhile.
     """
     requests = failures = 0
     reset = False
     for window in windows:
         for server in window.get("servers", []):
-            if server["name"] not in names:
+            if server["name"] not in names or (backends and server["backend"] not in backends):
                 continue
             counters = server["counters"]
             reset = reset or bool(server.get("reset"))
@@ -49,6 +49,7 @@ def judge(
     budget: float,
     min_requests: int,
     probed: list[str | None] | None = None,
+    backends: list[str] | None = None,
 ) -> dict:
     """Compares green with blue in the same window.
 
@@ -57,9 +58,10 @@ def judge(
     A window that was `stopped` before its time is a breach, with the reason that it gives.
     Where a load balancer has no counters (`counted` is false), `probed` tells what became of our own requests to each green
     node: None if it answered, else what was wrong.
+    backends: the backends that the upgrade is about, none or [] for all.
     Returns verdict: passed | breached | too_little, with the numbers and a sentence.
     """
-    of_blue, of_green = tally(windows, blue), tally(windows, green)
+    of_blue, of_green = (tally(windows, names, backends or []) for names in (blue, green))
     seconds = max([window.get("seconds") or 0 for window in windows] or [0])
     excess = (of_green["ratio"] or 0.0) - (of_blue["ratio"] or 0.0)
     stopped = [str(window["stopped"]) for window in windows if window.get("stopped")]

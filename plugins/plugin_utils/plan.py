@@ -38,6 +38,15 @@ MASK = "******"
 GROUP_HELP = "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
 # How the summary calls the run that it speaks of, by the entry point that only looks.
 RUNS = {"": "This run", "plan": "upgrade.yml will do", "status": "Left to do"}
+# How the summary calls the state of the migrations, as seen by the target version.
+SCHEMA = {
+    "up_to_date": "up to date",
+    "new": "not migrated yet",
+    "pending": "migrated, not finished",
+    "pending_and_new": "an earlier upgrade is not finished, and this one is not migrated yet",
+    "needs_bootstrap": "none",
+    "legacy": "of Kong 0.x",
+}
 DB_EXPORT_SINCE = "1.3.0"  # `kong config db_export` does not exist before
 
 
@@ -102,7 +111,7 @@ def build(survey: dict) -> dict:
     )
     plan = {
         "source": source,
-        "target": target,
+        "target": options["target_version"],
         "strategy": "blue_green",
         "datastore": survey.get("datastore") or {},
         "names": names,
@@ -231,9 +240,9 @@ def summary(plan, options):
             len(stands["green_running"]),
             len(plan["names"]["green"]),
         ),
-        "Schema: %s%s%s"
+        "Schema: %s%s%s."
         % (
-            plan["migrations"]["state"] or "not read",
+            SCHEMA.get(plan["migrations"]["state"], "not read"),
             "; `up` will run %s" % brief(plan["migrations"]["new"]) if plan["migrations"]["new"] else "",
             "; `finish` will run %s" % brief(plan["migrations"]["pending"]) if plan["migrations"]["pending"] else "",
         ),
@@ -345,7 +354,12 @@ def check_hosts(survey, found):
         for sentence in sentences:
             problems.setdefault(sentence, []).append(host)
     for sentence, hosts in problems.items():
-        found.block(", ".join(hosts), sentence, "see the role's documentation of this variable")
+        everywhere = len(hosts) > 1 and set(hosts) >= set(survey["hosts"]) | set(survey["lbs"])
+        found.block(
+            "all hosts" if everywhere else ", ".join(hosts),
+            sentence.rstrip("."),
+            "`ansible-doc -t role -e main bluegreen.kong.kong_upgrade` tells which there are and what they take",
+        )
 
 
 def version_of_blue(survey, found):
@@ -379,13 +393,20 @@ def version_of_blue(survey, found):
 
 
 def check_target(survey, source, found):
-    """The target version; blockers where the path or a green host does not lead there."""
+    """The target version, None for one that is not known; blockers where the path or a green host does not lead there."""
     target = survey["options"]["target_version"]
+    if target not in knowledge.versions():
+        found.block(
+            "kong_upgrade_target_version",
+            "%s is no release of Kong Gateway OSS that this collection knows" % (target or "empty"),
+            "choose one, such as %s" % knowledge.newest_target(),
+        )
+        return None
     if source:
         try:
             hops = knowledge.path(source, target)
         except knowledge.KnowledgeError as error:
-            found.block("kong_upgrade_target_version", str(error), "see docs: which way leads from which version")
+            found.block("kong_upgrade_target_version", str(error), "choose another target, or another way to it")
         else:
             if len(hops) > 1:
                 found.block(

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import datetime
+import difflib
 import functools
 import pathlib
 
@@ -143,7 +144,7 @@ def invalid_variables(variables) -> list[str]:
     """Problems of a host's kong_upgrade_ variables: wrong type or choice, or a name that no phase reads."""
     options = option_specs()
     given = {key: variables[key] for key in variables if key.startswith("kong_upgrade_")}
-    problems = ["%s: no such variable" % key for key in sorted(given) if key not in options]
+    problems = [unknown(key, options) for key in sorted(given) if key not in options]
     for key in sorted(set(given) & set(options)):
         if given[key] is None:
             continue
@@ -153,6 +154,12 @@ def invalid_variables(variables) -> list[str]:
         for message in check.error_messages:
             problems.append("%s: has the wrong type" % key if key in SECRET else message)
     return problems
+
+
+def unknown(name: str, options) -> str:
+    """What is said of a variable that no phase reads, with the name that was probably meant."""
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.8)
+    return "%s: no such variable%s" % (name, "; did you mean %s?" % near[0] if near else "")
 
 
 def typed(options: dict) -> dict:

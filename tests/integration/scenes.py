@@ -83,8 +83,8 @@ class Running:
     def end(self, timeout=280):
         """Wait for its end; see Outcome."""
         rc = self.play.wait(timeout).rc
-        path = self.scene.report / "report.json"
-        return Outcome(rc, self.output(), json.loads(path.read_text(encoding="utf-8")) if path.exists() else None)
+        (path,) = list(self.scene.report.glob("*.json")) or [None]
+        return Outcome(rc, self.output(), json.loads(path.read_text(encoding="utf-8")) if path else None)
 
 
 class Scene(Bed):
@@ -92,7 +92,8 @@ class Scene(Bed):
 
     def start(self, name, *, inventory=None, options=(), env=None, **variables):
         """Start a playbook with the quick settings; see Running."""
-        (self.report / "report.json").unlink(missing_ok=True)
+        for earlier in self.report.glob("*.json"):
+            earlier.unlink()
         return Running(self, self.start_playbook(name, inventory, options, env, **{**QUICK, **variables}))
 
     def play(self, name, *, timeout=280, **arguments):

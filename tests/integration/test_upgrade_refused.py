@@ -119,7 +119,7 @@ def test_second_run_at_the_same_time(stage):
         run.wait_for("Traffic to green, then watch, 50 %")
         before = bed.schema()
         outcome = bed.refused("upgrade.yml", inventory=other, kong_upgrade_report_dir=str(bed.directory / "other"))
-        problems = json.loads((bed.directory / "other" / "report.json").read_text("utf-8"))["blockers"]
+        problems = json.loads((bed.directory / "other" / "plan.json").read_text("utf-8"))["blockers"]
         assert all("run.json" in row["do"] for row in problems)
         for lb in bed.lbs:
             holder = json.loads((lb.directory / "state" / "run.json").read_text("utf-8"))["owner"]

@@ -49,8 +49,7 @@ def _known(version):
     if edition(text) == "enterprise":
         raise KnowledgeError("%s is Kong Enterprise; known is Kong Gateway OSS" % text)
     if not re.match(r"\d+\.\d+\.\d+$", text):
-        example = newest(_table("versions")["targets"][-1])
-        raise KnowledgeError("%r is no version of Kong, which look like %s" % (text, example))
+        raise KnowledgeError("%r is no version of Kong, which look like %s" % (text, newest_target()))
     near = [v for v in releases if minor(v) == minor(text)]
     if near:
         raise KnowledgeError("Kong %s is not known; known of %s: %s" % (text, minor(text), ", ".join(near)))
@@ -96,6 +95,11 @@ def newest(of_minor):
     if not found:
         raise KnowledgeError("no release of Kong %s is known" % of_minor)
     return max(found, key=_number)
+
+
+def newest_target():
+    """The newest release that an upgrade may lead to."""
+    return newest(_table("versions")["targets"][-1])
 
 
 def compare(left, right):
@@ -191,7 +195,7 @@ def _covered(version):
     if not _ids(version) or _table("versions")["versions"][version].get("openresty") is None:
         raise KnowledgeError(
             "the migrations of Kong %s are not known; they are for 0.15.0 to %s"
-            % (version, newest(_table("versions")["targets"][-1]))
+            % (version, newest_target())
         )
     return version
 
@@ -274,7 +278,7 @@ def _described(version):
     if name not in _table("conf_keys")["minors"]:
         raise KnowledgeError(
             "the properties of Kong %s are not known; they are for 0.14.1 to %s"
-            % (version, newest(_table("versions")["targets"][-1]))
+            % (version, newest_target())
         )
     return name
 

@@ -40,7 +40,8 @@ def describe(bed):
         f"credentials  {bed.directory}/bed.json",
         f"inventory    {bed.inventory}",
         f"upgrade      {here} play --dir {bed.directory} upgrade.yml -e kong_upgrade_until=finish",
-        f"as it runs   {shlex.join(bed.play_command('upgrade.yml', kong_upgrade_until='finish'))}",
+        f"as it runs   cd {REPOSITORY} && {shlex.join(bed.play_command('upgrade.yml', kong_upgrade_until='finish'))}",
+        f"look, back   the same with plan.yml, status.yml or rollback.yml",
         f"load         {here} load --dir {bed.directory} --seconds 30",
         f"take down    {here} down --dir {bed.directory}",
     ]
@@ -61,6 +62,7 @@ def _up(args):
 
 def _down(args):
     take_down(args.dir)
+    print(f"everything in {args.dir} has ended")
 
 
 def _show(args):

@@ -161,7 +161,7 @@ def _tell_migrations(before, after):
 
     print(f"\nMigrations {count(before, 0)} executed, {count(before, 1)} pending before; "
           f"{count(after, 0)} executed, {count(after, 1)} pending after")
-    for name, (executed, dummy) in after.items():
+    for name, (executed, dummy) in sorted(after.items()):
         new = [m for m in executed if m not in before.get(name, ([], []))[0]]
         if new:
             print(f"  {name:<10} {', '.join(new)}")

@@ -45,6 +45,14 @@ def test_verdict(windows, verdict):
     assert result["verdict"] == verdict, result["message"]
 
 
+def test_servers_of_another_backend_do_not_count():
+    here = [dict(server("b", 100), backend="kong"), dict(server("g", 100), backend="kong")]
+    elsewhere = [dict(server("g", 0, 50), backend="stats")]
+    result = gate.judge([window(*here, *elsewhere)], {"b"}, {"g"}, 0.5, 20, backends=["kong"])
+    assert result["verdict"] == "passed" and result["green"]["requests"] == 100
+    assert gate.judge([window(*here, *elsewhere)], {"b"}, {"g"}, 0.5, 20, backends=[])["verdict"] == "breached"
+
+
 @pytest.mark.parametrize(
     "probed, verdict, words",
     [

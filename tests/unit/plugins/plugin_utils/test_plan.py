@@ -238,6 +238,7 @@ ROWS = [
     ("database unreadable", put(("database",), {"error": "connection refused"}), "connection refused"),
     ("no schema", put(("database", "migrations", "state"), "needs_bootstrap"), "needs bootstrap"),
     ("leftovers", put(("database", "migrations", "state"), "pending_and_new"), "never finished"),
+    ("an unknown target", put(("options", "target_version"), "2.9.9"), "kong_upgrade_target_version: 2.9.9 is no release"),
     ("invalid variable", put(("invalid", "g1"), ["kong_upgrade_sock: no such variable"]), "g1: kong_upgrade_sock"),
     ("blue is down", put(("hosts", "b1", "gateway", "running"), False), "b1: no Kong is running there"),
     ("blue cannot be fenced", put(("hosts", "b1", "gateway", "fence_possible"), False), "cannot be fenced"),

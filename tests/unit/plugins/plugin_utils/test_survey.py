@@ -21,3 +21,9 @@ def test_what_speaks_of_the_whole_run_is_the_same_everywhere(variables, found):
 
 def test_variables_of_a_host_are_variables():
     assert set(survey.option_specs()) >= survey.OF_A_HOST
+
+
+def test_a_mistyped_variable_is_told_with_the_one_that_was_meant():
+    (problem,) = survey.invalid_variables({"kong_upgrade_sock": 3, "other": 1})
+    assert problem == "kong_upgrade_sock: no such variable; did you mean kong_upgrade_soak?"
+    assert survey.invalid_variables({"kong_upgrade_qwertz": 3}) == ["kong_upgrade_qwertz: no such variable"]
