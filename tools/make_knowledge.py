@@ -5,8 +5,8 @@
 
 Usage: make_knowledge.py FACTS_FOLDER [OUT_FOLDER]
 
-FACTS_FOLDER holds versions.yml, migrations.yml and conf_keys.yml: tables made from Kong's public
-source at its tags. This takes the part that the collection's code asks for, in a form where each fact stands once,
+FACTS_FOLDER holds versions.yml, migrations.yml, conf_keys.yml, plugins.yml and breaking_changes.yml: tables made from Kong's
+public source at its tags. This takes the part that the collection's code asks for, in a form where each fact stands once,
 reads the result back through plugin_utils/knowledge, and compares it with the facts: what it writes is complete.
 """
 
@@ -244,6 +244,84 @@ def conf_keys(facts):
     return text + "\n"
 
 
+# --- plugins ----------------------------------------------------------------------------------------------------------
+
+
+def plugins(facts):
+    """The text of plugins.yml."""
+    out, before = {}, []
+    for name, entry in sorted(facts["plugins"]["minors"].items(), key=lambda item: number(item[0])):
+        if number(name) > LAST[:2]:
+            break
+        bundled = bundled_of(entry, before)
+        added, removed = [p for p in bundled if p not in before], [p for p in before if p not in bundled]
+        out[name] = {**({"added": sorted(added)} if added else {}), **({"removed": sorted(removed)} if removed else {})}
+        before = bundled
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# Plugins that `plugins = bundled` loads, by minor version: what it adds and removes against the one before.",
+            "schema: 1",
+            "minors:",
+            rows(out),
+        ]
+    )
+    return text.rstrip("\n") + "\n"
+
+
+def bundled_of(entry, before):
+    """The bundled plugins of a minor, given those of the one before."""
+    if "all" in entry:
+        return list(entry["all"])
+    return [name for name in before if name not in entry["removed"]] + list(entry["added"])
+
+
+# --- hazards ----------------------------------------------------------------------------------------------------------
+
+
+class Indented(yaml.SafeDumper):
+    """Lists are indented, as yamllint wants them."""
+
+    def increase_indent(self, flow=False, indentless=False):
+        """See yaml.emitter."""
+        return super().increase_indent(flow, False)
+
+
+def hazards(facts):
+    """The text of hazards.yml: the breaking changes of the facts, each with its rule of tools/hazard_rules.yml."""
+    table = yaml.safe_load((ROOT / "tools" / "hazard_rules.yml").read_text(encoding="utf-8"))
+    rules, items = table["rules"], {item["id"]: item for item in facts["breaking_changes"]["items"]}
+    if set(rules) != set(items):
+        sys.exit("tools/hazard_rules.yml and breaking_changes.yml differ in %s" % ", ".join(sorted(set(rules) ^ set(items))))
+    out = {}
+    for name, item in list(items.items()) + list(table["extra"].items()):
+        rule = rules.get(name, {})
+        row = {key: item[key] for key in ("version", "area", "severity", "summary", "action", "source", "detect") if key in item}
+        if name in items:
+            del row["detect"]  # in words, for the writer of the rule
+        row.update(rule)
+        if number(row["version"]) > LAST or "part_of" in row:
+            continue
+        if "action" not in row and "detect" in row:
+            sys.exit("%s says nothing of what to do" % name)
+        if ".yml" in row["summary"] + row.get("action", ""):
+            sys.exit("%s points at a file of the facts: say it in other words in tools/hazard_rules.yml" % name)
+        out[name] = row
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# What an operator must look at. It applies where source < version <= target and a detector finds something",
+            "# (plugin_utils/hazards.py knows the kinds), or is asked of a person.",
+            "schema: 1",
+            "hazards:",
+        ]
+    )
+    for name, row in out.items():
+        body = yaml.dump(row, Dumper=Indented, sort_keys=False, width=120, allow_unicode=True)
+        text += "\n  %s:\n" % name + "\n".join("    " + line for line in body.rstrip("\n").splitlines())
+    return text + "\n"
+
+
 # --- check ------------------------------------------------------------------------------------------------------------
 
 
@@ -290,12 +368,13 @@ def check(facts):
 
 
 def main():
-    """Writes the three files and checks them."""
+    """Writes the files and checks them."""
     folder = pathlib.Path(sys.argv[1])
     out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "plugins" / "plugin_utils" / "knowledge"
-    names = ("versions", "migrations", "conf_keys")
+    names = ("versions", "migrations", "conf_keys", "plugins", "breaking_changes")
     facts = {name: yaml.safe_load((folder / (name + ".yml")).read_text()) for name in names}
-    for name, make in (("versions", versions), ("migrations", migrations), ("conf_keys", conf_keys)):
+    for make in (versions, migrations, conf_keys, plugins, hazards):
+        name = make.__name__
         path = out / (name + ".yml")
         path.write_text(make(facts))
         print("%s: %d bytes" % (path, path.stat().st_size))

@@ -9,9 +9,11 @@ import re
 import time
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _migrations, _postgres, _watch
+from ansible_collections.bluegreen.kong.plugins.module_utils._errors import DatabaseError
 
-GATHER = ("server", "role", "sessions", "transactions", "tables", "counts", "migrations", "clients")
+GATHER = ("server", "role", "sessions", "transactions", "tables", "counts", "migrations", "clients", "answers")
 CLIENTS = ("pg_dump", "pg_restore")
+ANSWERS = 20  # rows that are kept of a query
 SAMPLE_EVERY = 0.1  # seconds between two looks at the sessions
 
 # Tables whose rows come and go by themselves: a count of them tells nothing about what must not be lost.
@@ -37,8 +39,8 @@ VOLATILE = frozenset(
 def look(params, run):
     """What the module kong_datastore_info returns as `datastore`.
 
-    :param params: the module's parameters: gather (list of GATHER), duration (seconds), known, pg_bin_dir, conf and the
-        login options.
+    :param params: the module's parameters: gather (list of GATHER), duration (seconds), known, queries, pg_bin_dir, conf and
+        the login options.
     :param run: as AnsibleModule.run_command.
     :returns: (dict, list of warnings).
     :raises KongError: the database cannot be reached or read.
@@ -70,6 +72,8 @@ def look(params, run):
         if "migrations" in gather:
             found["migrations"], warnings = _migrations.read_database(database, params["known"])
             found["schema_state"] = found["migrations"]["fingerprint"]
+        if "answers" in gather:
+            found["answers"] = answers(database, params["queries"] or {})
         if "sessions" in gather:
             found.update(sample(database, params["duration"]))
     if "clients" in gather:
@@ -277,4 +281,36 @@ def counts(database):
             for name in readable
         )
         found.update((row["name"], row["n"]) for row in database.query(sql))
+    return found
+
+
+def answers(database, queries):
+    """What the user's own queries find, each in a transaction that cannot write.
+
+    :param queries: dict: name -> {sql, needs}. The statement returns one text column, `found`; needs: list of "table.column".
+    :returns: dict: name -> {found: list of str, at most ANSWERS, more: bool}, or None where a table or column is missing.
+    :raises DatabaseError: a statement fails for another reason; the message names the query.
+    """
+    rows = database.query(
+        "select c.relname::text as name, a.attname::text as attribute from pg_catalog.pg_attribute a"
+        " join pg_catalog.pg_class c on c.oid = a.attrelid join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+        " where n.nspname::text = %s and c.relkind in ('r', 'p', 'v') and a.attnum > 0 and not a.attisdropped",
+        [database.schema()],
+    )
+    present = set("%s.%s" % (row["name"], row["attribute"]) for row in rows)
+    database.query(
+        "select set_config('search_path', %s, false) as a, set_config('default_transaction_read_only', 'on', false) as b",
+        [_postgres.identifier(database.schema())],
+    )
+    found = {}
+    for name, query in sorted(queries.items()):
+        if not present.issuperset(query.get("needs") or []):
+            found[name] = None
+            continue
+        try:
+            lines = database.query("select found::text from (%s) as q limit %d" % (query["sql"], ANSWERS + 1))
+        except DatabaseError as error:
+            error.message = "query %s: %s" % (name, error.message)
+            raise
+        found[name] = {"found": [line["found"] for line in lines[:ANSWERS]], "more": len(lines) > ANSWERS}
     return found

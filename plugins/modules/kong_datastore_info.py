@@ -24,11 +24,11 @@ options:
   gather:
     description:
       - What to look at. V(counts) reads every row of the entities' tables. V(clients) looks for C(pg_dump) and
-        C(pg_restore) on this host.
+        C(pg_restore) on this host. V(answers) are those to O(queries).
     type: list
     elements: str
-    choices: [server, role, sessions, transactions, tables, counts, migrations, clients]
-    default: [server, role, sessions, transactions, tables, counts, migrations, clients]
+    choices: [server, role, sessions, transactions, tables, counts, migrations, clients, answers]
+    default: [server, role, sessions, transactions, tables, counts, migrations, clients, answers]
   duration:
     description:
       - Seconds over which the sessions are watched, ten looks in each. V(0) is one look.
@@ -43,6 +43,11 @@ options:
     description:
       - Folder in which V(clients) are looked for before the usual ones.
     type: path
+  queries:
+    description:
+      - Questions of your own, by name, each a dictionary of C(sql), a C(SELECT) with one column called C(found), and C(needs), a
+        list of C(table.column) without which it is not asked. They run in transactions that cannot write.
+    type: dict
 seealso:
   - module: bluegreen.kong.kong_migrations_info
 """
@@ -51,6 +56,16 @@ EXAMPLES = r"""
 - name: Look at everything
   bluegreen.kong.kong_datastore_info:
     conf: /etc/kong/kong.conf
+  register: database
+
+- name: Which services have a path?
+  bluegreen.kong.kong_datastore_info:
+    conf: /etc/kong/kong.conf
+    gather: [answers]
+    queries:
+      paths:
+        sql: SELECT name || path AS found FROM services WHERE path IS NOT NULL
+        needs: [services.name, services.path]
   register: database
 
 - name: Watch who is connected for 12 seconds
@@ -263,6 +278,17 @@ datastore:
     migrations:
       description: The migration state, as the module bluegreen.kong.kong_migrations_info returns it.
       type: dict
+    answers:
+      description: Name of a query in O(queries) to what it found; none where a table or column that it needs is missing.
+      type: dict
+      contains:
+        found:
+          description: The first 20 rows.
+          type: list
+          elements: str
+        more:
+          description: Whether there are more.
+          type: bool
     schema_state:
       description: Its fingerprint.
       type: str
@@ -290,6 +316,7 @@ def main():
         "duration": {"type": "float", "default": 0},
         "known": {"type": "dict"},
         "pg_bin_dir": {"type": "path"},
+        "queries": {"type": "dict"},
     }
     spec.update(_postgres.options())
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)

@@ -16,7 +16,8 @@ def tally(windows: list[dict], names: set[str], backends: list[str]) -> dict:
     """Sums the counters of the named servers over the windows of all load balancers.
 
     windows: one per load balancer host, {"seconds": s, "servers": [{"backend", "name", "counters": {...}, "reset": bool}]}.
-    backends: those of the upgrade, [] for all: another one may have servers of the same names. The counters are HAProxy's, or {"requests", "failures"} where commands of the user's own count.
+    backends: those of the upgrade, [] for all: another one may have servers of the same names.
+    The counters are HAProxy's, or {"requests", "failures"} where commands of the user's own count.
     Returns requests, failures, ratio (percent, None without requests) and whether a counter was reset meanwhile.
     """
     requests = failures = 0

@@ -19,22 +19,11 @@ The survey, as `survey.py` collects it:
 from __future__ import annotations
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge, weights
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import hazards, knowledge, weights
+from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, effective
 
-# Settings that belong to one node and so never travel from blue to green.
-OF_ONE_NODE = ("prefix", "admin_listen", "nginx_daemon", "cluster_listen", "kong_env")
-# What `kong start` itself writes into .kong_env, whoever asked for it: its --db-timeout option over the time-outs of the
-# database, and the ciphers that ssl_cipher_suite stands for (seen on 2.1.4 and 2.8.5).
-COMPUTED = (
-    "pg_timeout",
-    "cassandra_timeout",
-    "cassandra_schema_consensus_timeout",
-    "ssl_ciphers",
-    "client_ssl_cert_default",
-)
 LOCAL_STATUS = "127.0.0.1:8100"
 LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
-MASK = "******"
 GROUP_HELP = "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
 # How the summary calls the run that it speaks of, by the entry point that only looks.
 RUNS = {"": "This run", "plan": "upgrade.yml will do", "status": "Left to do"}
@@ -91,6 +80,7 @@ def build(survey: dict) -> dict:
     check_server(survey, todo, found)
     check_state(survey, source, target, stands, found)
     check_counters(survey, todo, stands, found)
+    ahead = check_hazards(survey, source, target, stands, found)
     if check_way_back(options, source, target, stands, migrations, found):
         check_base_weights(servers, todo, found)
     names = {colour: [name_of(survey, host) for host in groups[colour]] for colour in ("blue", "green")}
@@ -135,6 +125,8 @@ def build(survey: dict) -> dict:
         "migrations": {
             key: migrations.get(key) for key in ("state", "new", "pending", "executed", "lock", "fingerprint")
         },
+        "hazards": ahead["hazards"],
+        "checklist": ahead["checklist"],
         "blockers": found.blockers,
         "warnings": found.warnings,
     }
@@ -454,32 +446,38 @@ def check_prefixes(survey, found):
             seen.setdefault(place, host)
 
 
-# --- configuration ---------------------------------------------------------------------------------------------------
+# --- hazards ----------------------------------------------------------------------------------------------------------
 
 
-def effective(gateway, version):
-    """What an operator has set on a node, without the defaults of its version and without what belongs to one node.
+def check_hazards(survey, source, target, stands, found):
+    """What the way from source to target brings along on this cluster: {"hazards", "checklist"}; the grave ones are blockers.
 
-    kong.conf and the environment of the service tell which properties were set. A running node's .kong_env tells their
-    real values, and what an environment that we cannot see has set besides.
+    Once the schema serves both versions, the operator has been told.
     """
-    running = (gateway.get("node") or {}).get("settings") or {}
-    explicit = gateway.get("settings") or {}
-    defaults = knowledge.conf_defaults(version) if version else {}
-    chosen = {key: running.get(key, value) for key, value in explicit.items()}
-    prefix = (gateway.get("prefix") or "/nowhere").rstrip("/") + "/"
-    for key, value in running.items():
-        # Certificates that Kong makes for itself live in the prefix and are made anew by green.
-        made_by_kong = key in COMPUTED or key not in defaults or str(value).startswith(prefix)
-        if key not in explicit and not made_by_kong and same(value) != same(defaults[key]):
-            chosen[key] = value
-    return {key: value for key, value in sorted(chosen.items()) if key not in OF_ONE_NODE and str(value) != MASK}
+    nodes = {host: survey["hosts"][host]["gateway"] for host in survey["groups"]["blue"] if survey["hosts"].get(host, {}).get("gateway")}
+    if not source or not target or stands["expanded"] or knowledge.compare(source, target) > 0:
+        return {"hazards": [], "checklist": []}
+    green = {}
+    for host in survey["groups"]["green"]:
+        green.update(survey["hosts"].get(host, {}).get("settings") or {})
+    ahead = hazards.find(nodes, survey["database"], source, target, green)
+    accepted = survey["options"]["accepted_hazards"]
+    for hazard in ahead["hazards"]:
+        hazard["accepted"] = hazard["id"] in accepted
+        if hazard["severity"] == "block" and not hazard["accepted"]:
+            found.block(
+                hazard["where"],
+                "%s: %s" % (hazard["id"], hazard["what"]),
+                "%s; once that is done, name it in kong_upgrade_accepted_hazards" % hazard["do"],
+            )
+        elif hazard["severity"] == "warn" and not hazard["accepted"]:
+            found.warn(hazard["where"], "%s: %s" % (hazard["id"], hazard["what"]), hazard["do"])
+    for name in sorted(set(accepted) - set(knowledge.hazard_ids())):
+        found.block("kong_upgrade_accepted_hazards", "%s is no hazard that is known" % name, "take it out")
+    return ahead
 
 
-def same(value):
-    """A property's value in one way of writing, for comparison."""
-    text = ",".join(part.strip() for part in str(value).split(","))
-    return "" if text in ("off", "None", "nil", "NONE") else text
+# --- configuration ---------------------------------------------------------------------------------------------------
 
 
 def settings_of_green(host, survey, source, target, found):

@@ -327,3 +327,31 @@ def conf_changes(source, target):
         "removed": [k for k in before if not key_exists(target, k)],
         "changed": {k: [before[k], after[k]] for k in before if k in after and before[k] != after[k]},
     }
+
+
+# --- plugins and hazards ----------------------------------------------------------------------------------------------
+
+
+def bundled_plugins(version):
+    """Names of the plugins that `plugins = bundled` loads in this version, as the final patch of its minor has them."""
+    found = set()
+    for name, change in _table("plugins")["minors"].items():
+        if _number(name) > _number(_described(version)):
+            break
+        found = (found | set(change.get("added", []))) - set(change.get("removed", []))
+    return found
+
+
+def hazard_ids():
+    """The ids of all hazards that are known."""
+    return list(_table("hazards")["hazards"]) + ["PLUGINS-NOT-LOADED"]
+
+
+def hazards(source, target):
+    """id -> entry of hazards.yml that may concern this way: source < version <= target, or what one release is known for."""
+    return {
+        name: entry
+        for name, entry in _table("hazards")["hazards"].items()
+        if compare(source, entry["version"]) < 0 <= compare(target, entry["version"])
+        or any(str(source).strip() in detector.get("running", []) for detector in entry.get("detect", []))
+    }

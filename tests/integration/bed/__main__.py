@@ -41,7 +41,7 @@ def describe(bed):
         f"inventory    {bed.inventory}",
         f"upgrade      {here} play --dir {bed.directory} upgrade.yml -e kong_upgrade_until=finish",
         f"as it runs   cd {REPOSITORY} && {shlex.join(bed.play_command('upgrade.yml', kong_upgrade_until='finish'))}",
-        f"look, back   the same with plan.yml, status.yml or rollback.yml",
+        "look, back   the same with plan.yml, status.yml or rollback.yml",
         f"load         {here} load --dir {bed.directory} --seconds 30",
         f"take down    {here} down --dir {bed.directory}",
     ]

@@ -95,6 +95,7 @@ def fixture_survey():
             "database_host": "g1",
             "runner": "g1",
             "backends": [],
+            "accepted_hazards": [],
             "base_weights": {},
         },
         "groups": {"blue": ["b1", "b2"], "green": ["g1", "g2"], "lb": ["lb1"], "batches": {}},

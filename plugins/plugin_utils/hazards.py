@@ -1,0 +1,186 @@
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which of the known hazards (knowledge/hazards.yml) a cluster really has, where, and what is left to ask a person.
+
+Pure functions. What is not known (a host fact, a query that did not run) leads to no conclusion.
+"""
+
+from __future__ import annotations
+
+import re
+
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
+from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import effective, words
+
+SEVERITIES = ("block", "warn", "info")
+SHOWN = 5  # places that are named of one hazard
+
+
+def queries(source, target) -> dict:
+    """name -> {sql, needs} of the questions that the detectors have for the database; see kong_datastore_info, option queries."""
+    found = {"plugins": {"sql": "SELECT DISTINCT name AS found FROM plugins", "needs": ["plugins.name"]}}
+    for name, entry in knowledge.hazards(source, target).items():
+        for number, detector in enumerate(entry.get("detect", [])):
+            if "sql" in detector:
+                found["%s/%d" % (name, number)] = {"sql": detector["sql"], "needs": detector["needs"]}
+    return found
+
+
+def find(nodes, database, source, target, green) -> dict:
+    """{"hazards": [...], "checklist": [...]}, the gravest first.
+
+    nodes: {host: kong_gateway} of blue, as kong_version_facts tells it. database: answer of kong_datastore_info, with
+    `answers` to queries(). green: {property: value} that the operator sets for green, by which a hazard can be settled.
+    A hazard is {id, severity, where, what, do, source}; a question {id, ask, source}.
+    """
+    cluster = Cluster(nodes, database, source, target, green)
+    hazards, checklist = [], []
+    for name, entry in knowledge.hazards(source, target).items():
+        if any(key in green for key in entry.get("unless", [])):
+            continue
+        if "ask" in entry:
+            if "if" not in entry or cluster.places(name, 0, entry["if"]):
+                checklist.append({"id": name, "ask": entry["ask"].strip(), "source": entry["source"]})
+            continue
+        places = {}
+        for number, detector in enumerate(entry["detect"]):
+            for what, hosts in cluster.places(name, number, detector).items():
+                places.setdefault(what, []).extend(hosts)
+        if places:
+            hazards.append(told(name, entry, places))
+    hazards += cluster.plugins_that_green_lacks()
+    hazards.sort(key=lambda hazard: SEVERITIES.index(hazard["severity"]))
+    return {"hazards": hazards, "checklist": checklist}
+
+
+def told(name, entry, places) -> dict:
+    """One hazard as the report shows it. places: what was found -> hosts, [] where it is in the database."""
+    hosts = sorted({host for some in places.values() for host in some})
+    shown = list(places)[:SHOWN] + (["%d more" % (len(places) - SHOWN)] if len(places) > SHOWN else [])
+    return {
+        "id": name,
+        "severity": entry["severity"],
+        "where": ", ".join(hosts) or "database",
+        "what": "%s (found: %s)" % (entry["summary"].strip(), "; ".join(shown)),
+        "do": entry["action"].strip(),
+        "source": entry["source"],
+    }
+
+
+class Cluster:
+    """What is known of blue, as the detectors ask for it."""
+
+    def __init__(self, nodes, database, source, target, green):
+        self.nodes = nodes
+        self.database = database
+        self.source = source
+        self.target = target
+        self.green = green
+        self.settings = {host: effective(node, source) for host, node in nodes.items()}
+        self.kind = next((node["datastore"]["kind"] for node in nodes.values() if node.get("datastore")), None)
+
+    def places(self, name, number, detector) -> dict:
+        """What a detector finds -> the hosts that have it, [] where it is in the database. All its conditions must hold."""
+        if "database" in detector and self.kind != detector["database"]:
+            return {}
+        absent = detector.get("absent", [])
+        if any(key in settings for settings in self.settings.values() for key in ([absent] if isinstance(absent, str) else absent)):
+            return {}
+        if "sql" in detector:
+            answer = (self.database.get("answers") or {}).get("%s/%d" % (name, number)) or {}
+            return {found: [] for found in answer.get("found", [])}
+        if "source_below" in detector:
+            below = knowledge.compare(self.source, detector["source_below"]) < 0
+            return {"Kong %s" % self.source: list(self.nodes)} if below else {}
+        if "running" in detector:
+            return {"Kong %s" % self.source: list(self.nodes)} if self.source in detector["running"] else {}
+        if "plugin" in detector:
+            present = ((self.database.get("answers") or {}).get("plugins") or {}).get("found", [])
+            return {"plugin %s" % plugin: [] for plugin in detector["plugin"] if plugin in present}
+        if "postgres_below" in detector:
+            number = self.database.get("server_version_num")
+            lowest = [int(part) for part in detector["postgres_below"].split(".")]
+            low = number and number < lowest[0] * 10000 + (lowest[1] if len(lowest) > 1 else 0) * 100
+            return {"PostgreSQL %s" % self.database.get("server_version"): []} if low else {}
+        found = {}
+        for host, node in self.nodes.items():
+            for what in self.on_host(host, node, detector):
+                found.setdefault(what, []).append(host)
+        return found
+
+    def on_host(self, host, node, detector) -> list[str]:
+        """What a detector finds on one host."""
+        settings, facts = self.settings[host], node.get("host") or {}
+        if "key" in detector or "key_regex" in detector:
+            pattern = detector.get("key_regex") or "^%s$" % re.escape(detector["key"])
+            value = re.compile(detector.get("value", ""))
+            return ["%s = %s" % (k, v) for k, v in settings.items() if re.search(pattern, k) and value.search(str(v))]
+        if "path_missing" in detector:
+            entry = (facts.get("files") or {}).get(detector["path_missing"])
+            return [entry["path"]] if entry and not entry["exists"] else []
+        if "custom_plugins" in detector:
+            return ["plugin %s" % plugin for plugin in self.custom_plugins(settings, facts, detector["custom_plugins"])]
+        if "os" in detector:
+            system = facts.get("os") or {}
+            version = str(system.get("version_id") or "")
+            old = any(version == v or version.startswith(v + ".") for v in detector["os"].get(system.get("id"), []))
+            return [system.get("pretty") or "%s %s" % (system["id"], version)] if old else []
+        if "package" in detector:
+            package = facts.get("package") or {}
+            return ["package %(name)s %(version)s" % package] if package.get("name") == detector["package"] else []
+        if "repository" in detector:
+            lines = facts.get("repositories") or []
+            return ["%(path)s: %(text)s" % line for line in lines if detector["repository"] in line["text"]]
+        if "unit_file" in detector:
+            return [path for path in facts.get("units") or [] if path == detector["unit_file"]]
+        if "by_hand" in detector:
+            return ["not installed from a package"] if facts and facts.get("package") is None else []
+        if "rocks" in detector:
+            return ["%s %s" % rock for rock in sorted((facts.get("rocks") or {}).items())]
+        if "memory_below_twice" in detector:
+            size = size_of(settings.get(detector["memory_below_twice"]))
+            low = size and facts.get("memory_bytes") and facts["memory_bytes"] < 2 * size
+            return ["%s = %s" % (detector["memory_below_twice"], settings[detector["memory_below_twice"]])] if low else []
+        if "custom_template" in detector:
+            template = (facts.get("templates") or {}).get("nginx_conf")
+            return [template] if template else []
+        # nothing but conditions, and they hold
+        return ["%s is not set" % detector["absent"] if "absent" in detector else "database = %s" % detector["database"]]
+
+    def custom_plugins(self, settings, facts, which) -> list[str]:
+        """Names of the plugins of the operator's own. which: any; data (with tables or migrations, as far as known); base_plugin."""
+        names = set(words(settings.get("plugins"))) | set(words(settings.get("custom_plugins")))
+        names -= {"bundled", "off"} | knowledge.bundled_plugins(self.source) | knowledge.bundled_plugins(self.target)
+        seen = facts.get("plugins") or {}
+        if which == "data":
+            names = {n for n in names if n not in seen or seen[n]["has_daos"] or seen[n]["has_migrations"]}
+        elif which == "base_plugin":
+            names = {n for n in names if n in seen and seen[n]["base_plugin"]}
+        return sorted(names)
+
+    def plugins_that_green_lacks(self) -> list[dict]:
+        """Plugins that have rows in the database while green would not load them: its start fails."""
+        present = ((self.database.get("answers") or {}).get("plugins") or {}).get("found", [])
+        loaded = set()
+        for settings in [self.green] if "plugins" in self.green else self.settings.values():
+            loaded |= set(words(settings.get("plugins") or "bundled"))
+        for settings in self.settings.values() if "plugins" not in self.green else []:
+            loaded |= set(words(settings.get("custom_plugins")))
+        if "bundled" in loaded:
+            loaded |= knowledge.bundled_plugins(self.target)
+        lacking = {"plugin %s" % name: [] for name in sorted(present) if name not in loaded}
+        entry = {
+            "severity": "block",
+            "summary": "plugins are in use that Kong %s would not load with green's plugins property, so it would not start" % self.target,
+            "action": "add them to plugins in kong_upgrade_settings and install them on green, or delete their rows",
+            "source": "bundled plugins by version",
+        }
+        return [told("PLUGINS-NOT-LOADED", entry, lacking)] if lacking else []
+
+
+def size_of(text):
+    """ "128m" -> bytes; None where it is no size."""
+    found = re.match(r"(\d+)([kKmMgG]?)$", str(text or "").strip())
+    return int(found.group(1)) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[found.group(2).lower()] if found else None
