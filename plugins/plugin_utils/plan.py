@@ -49,8 +49,8 @@ class Findings:
     def block(self, where, what, do):
         self.blockers.append({"where": where, "what": what, "do": do})
 
-    def warn(self, where, what, do):
-        self.warnings.append({"where": where, "what": what, "do": do})
+    def warn(self, where, what, do, hazard=None):
+        self.warnings.append({"where": where, "what": what, "do": do, **({"hazard": hazard} if hazard else {})})
 
 
 def build(survey: dict) -> dict:
@@ -471,7 +471,7 @@ def check_hazards(survey, source, target, stands, found):
                 "%s; once that is done, name it in kong_upgrade_accepted_hazards" % hazard["do"],
             )
         elif hazard["severity"] == "warn" and not hazard["accepted"]:
-            found.warn(hazard["where"], "%s: %s" % (hazard["id"], hazard["what"]), hazard["do"])
+            found.warn(hazard["where"], "%s: %s" % (hazard["id"], hazard["what"]), hazard["do"], hazard["id"])
     for name in sorted(set(accepted) - set(knowledge.hazard_ids())):
         found.block("kong_upgrade_accepted_hazards", "%s is no hazard that is known" % name, "take it out")
     return ahead

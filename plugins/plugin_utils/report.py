@@ -77,7 +77,10 @@ def build(seen: dict) -> dict:
         "failure": failure,
         "failures": seen.get("failures") or [],
         "blockers": plan.get("blockers") or [],
-        "warnings": plan.get("warnings") or [],
+        # Hazards have a section of their own.
+        "warnings": [row for row in plan.get("warnings") or [] if not row.get("hazard")],
+        "hazards": plan.get("hazards") or [],
+        "checklist": plan.get("checklist") or [],
         "shift": curve(plan, gates, done),
         "gates": gates,
         "migrations": {

@@ -38,6 +38,7 @@ from ansible_collections.bluegreen.kong.plugins.module_utils._errors import (
     LockHeld,
     MigrationError,
 )
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import hazards
 from bed import process
 from bed.postgres import Postgres
 from bed.process import wait_for
@@ -632,7 +633,8 @@ def test_a_schema_of_its_own(cluster):
 
 
 def look(at, **params):
-    params = {"gather": list(_datastore.GATHER), "duration": 0, "known": None, "pg_bin_dir": None, "conf": at.conf, **params}
+    params = {"gather": list(_datastore.GATHER), "duration": 0, "known": None, "queries": None, "pg_bin_dir": None,
+              "conf": at.conf, **params}
     return _datastore.look(params, run_command)[0]
 
 
@@ -661,6 +663,20 @@ def test_datastore(at, driver):
         assert [row["pid"] for row in transactions] == [idle.info.backend_pid]
         assert {"relation": "plugins", "mode": "ShareLock", "granted": True} in transactions[0]["locks"]
         assert transactions[0]["query"] == "LOCK TABLE"
+
+
+def test_queries_of_the_hazards(at, driver):
+    with at.admin() as admin:
+        admin.execute("create table apis (id uuid, name text); insert into apis values (gen_random_uuid(), 'old'); grant all on apis to kong")
+    queries = hazards.queries("0.14.1", "2.8.5")
+    found = look(at, gather=["answers"], queries=queries)["answers"]
+    assert set(found) == set(queries)
+    assert found["KONG-100-APIS/0"]["found"][0].startswith("old (") and not found["KONG-100-APIS/0"]["more"]
+    writes = {"mine": {"sql": "with gone as (delete from apis returning name) select name as found from gone", "needs": []}}
+    with pytest.raises(DatabaseError, match="query mine: .*"):
+        look(at, gather=["answers"], queries=writes)
+    assert look(at, gather=["answers"], queries=queries)["answers"] == found
+    assert look(at, gather=["answers"], queries={"none": {"sql": "select x as found from y", "needs": ["y.x"]}})["answers"] == {"none": None}
 
 
 def test_datastore_sees_what_comes_and_goes_and_says_what_is_hidden(at):
