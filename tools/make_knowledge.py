@@ -295,11 +295,8 @@ def hazards(facts):
         sys.exit("tools/hazard_rules.yml and breaking_changes.yml differ in %s" % ", ".join(sorted(set(rules) ^ set(items))))
     out = {}
     for name, item in list(items.items()) + list(table["extra"].items()):
-        rule = rules.get(name, {})
-        row = {key: item[key] for key in ("version", "area", "severity", "summary", "action", "source", "detect") if key in item}
-        if name in items:
-            del row["detect"]  # in words, for the writer of the rule
-        row.update(rule)
+        # Their own `detect` is in words, for the writer of the rule.
+        row = {**{key: value for key, value in item.items() if key not in ("id", "detect")}, **rules[name]} if name in items else item
         if number(row["version"]) > LAST or "part_of" in row:
             continue
         if "action" not in row and "detect" in row:

@@ -19,7 +19,7 @@ The survey, as `survey.py` collects it:
 from __future__ import annotations
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import hazards, knowledge, weights
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import hazards, knowledge, room, weights
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, effective
 
 LOCAL_STATUS = "127.0.0.1:8100"
@@ -42,12 +42,20 @@ DB_EXPORT_SINCE = "1.3.0"  # `kong config db_export` does not exist before
 class Findings:
     """Collects blockers and warnings, each with the place and the way out."""
 
-    def __init__(self):
+    def __init__(self, looks=""):
+        self.looks = looks
         self.blockers = []
         self.warnings = []
 
     def block(self, where, what, do):
         self.blockers.append({"where": where, "what": what, "do": do})
+
+    def later(self, where, what, do):
+        """What stands in the way of an upgrade, and not of a look before everything for it is there."""
+        if self.looks == "plan":
+            self.warn(where, what, do + ", before upgrade.yml")
+        else:
+            self.block(where, what, do)
 
     def warn(self, where, what, do, hazard=None):
         self.warnings.append({"where": where, "what": what, "do": do, **({"hazard": hazard} if hazard else {})})
@@ -55,7 +63,7 @@ class Findings:
 
 def build(survey: dict) -> dict:
     """The plan of one blue/green upgrade. Never raises for bad input: it is all in `blockers`."""
-    found = Findings()
+    found = Findings(survey["options"]["looks"])
     options, groups = survey["options"], survey["groups"]
     batches = check_groups(groups, options, found)
     check_hosts(survey, found)
@@ -80,6 +88,8 @@ def build(survey: dict) -> dict:
     check_server(survey, todo, found)
     check_state(survey, source, target, stands, found)
     check_counters(survey, todo, stands, found)
+    if "expand" in todo:
+        room.look(survey["database"], float(options["max_transaction_age"]), found)
     ahead = check_hazards(survey, source, target, stands, found)
     if check_way_back(options, source, target, stands, migrations, found):
         check_base_weights(servers, todo, found)
@@ -160,7 +170,7 @@ def phases_to_run(options, stands, found):
     """Phases of this run that have something to do, in order; blockers where one comes too early."""
     wanted = options["phases"]
     done = {
-        "stage": stands["started"] or set(stands["staged"]) == set(stands["green"]),
+        "stage": stands["started"] or (stands["green"] and set(stands["staged"]) == set(stands["green"])),
         "backup": stands["expanded"],
         "expand": stands["expanded"],
         "start": stands["started"] and stands["green_up"],
@@ -274,7 +284,7 @@ def check_groups(groups, options, found):
     names = {colour: options["%s_group" % colour] for colour in ("blue", "green", "lb")}
     for colour, group in names.items():
         if not groups[colour] and colour != "blue":
-            found.block(
+            found.later(
                 "inventory",
                 "group %s is empty or missing" % group,
                 GROUP_HELP % ({"lb": "load balancer"}.get(colour, colour), colour),
@@ -413,7 +423,7 @@ def check_target(survey, source, found):
             continue
         version = gateway.get("version")
         if not version:
-            found.block(
+            found.later(
                 host,
                 "no kong command found: %s" % "; ".join(gateway.get("errors") or []),
                 "install Kong %s there, set kong_upgrade_executable, or choose kong_upgrade_install" % target,
@@ -790,7 +800,7 @@ def check_database(survey, settings, found):
         and not survey["options"]["password_given"]
         and "pg_password" in secrets_of_blue(survey)
     ):
-        found.block(
+        found.later(
             survey["options"]["database_host"],
             "pg_dump has no password",
             "set kong_upgrade_secret_settings.pg_password, or make the backup yourself and set kong_upgrade_backup: none",
@@ -821,7 +831,7 @@ def check_server(survey, todo, found):
             problem = "%s is of PostgreSQL %s, older than the server's %s" % (client["path"], client["major"], server)
         else:
             continue
-        found.block(
+        found.later(
             options["database_host"],
             problem,
             "install the client programs of PostgreSQL %s there, name their folder in kong_upgrade_pg_bin_dir, or choose "

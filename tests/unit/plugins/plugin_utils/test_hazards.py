@@ -109,6 +109,8 @@ ROWS = {
         on(host={"os": {"id": "ubuntu", "version_id": "22.04"}}),
     ),
     "CENTOS-END-OF-LIFE": ("2.7.2", on(host={"os": {"id": "centos", "version_id": "7"}}), on()),
+    "LOCAL-RATE-LIMITS": ("2.7.2", on(answers=rows("LOCAL-RATE-LIMITS")), on()),
+    "READ-REPLICA": ("2.7.2", on({"pg_ro_host": "replica"}), on()),
     "PLUGINS-NOT-LOADED": (
         "2.7.2",
         on(answers={"plugins": {"found": ["mine"]}}),

@@ -96,6 +96,7 @@ def fixture_survey():
             "runner": "g1",
             "backends": [],
             "accepted_hazards": [],
+            "max_transaction_age": 10,
             "base_weights": {},
         },
         "groups": {"blue": ["b1", "b2"], "green": ["g1", "g2"], "lb": ["lb1"], "batches": {}},
@@ -331,6 +332,48 @@ def test_plan_looks_at_what_a_run_would_do(survey):
     result = plan.build(survey)
     assert result["todo"] == [] and result["left"] == survey["options"]["phases"]
     assert "upgrade.yml will do: stage, backup, expand, start, shift, retire." in result["summary"]
+
+
+def test_plan_does_with_blue_alone(survey):
+    survey["options"].update(looks="plan", runner="", database_host="b1", password_given=False)
+    survey["groups"].update(green=[], lb=[])
+    survey["lbs"], survey["play_hosts"] = {}, ["b1", "b2"]
+    result = plan.build(survey)
+    assert result["blockers"] == []
+    assert result["left"] == survey["options"]["phases"] and result["todo"] == []
+    assert {row["where"] for row in result["warnings"]} == {"inventory", "b1"}
+    survey["options"]["looks"] = ""
+    assert len(plan.build(survey)["blockers"]) == 3
+
+
+def test_plan_does_without_greens_command(survey):
+    survey["hosts"]["g1"]["gateway"].update(version=None, errors=["no kong command"])
+    survey["options"]["looks"] = "plan"
+    result = plan.build(survey)
+    assert result["blockers"] == [] and "no kong command found" in result["warnings"][0]["what"]
+
+
+def test_a_hazard_stands_in_the_way_until_it_is_accepted(survey):
+    setting("b1", "go_plugins_dir", "/go")(survey)
+    setting("b2", "go_plugins_dir", "/go")(survey)
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"]["node"]["version"] = "2.0.5"
+    (blocker,) = plan.build(survey)["blockers"]
+    assert blocker["where"] == "b1, b2" and "KONG-210-GOPLUGINSERVER" in blocker["what"]
+    survey["options"]["accepted_hazards"] = ["KONG-210-GOPLUGINSERVER"]
+    result = plan.build(survey)
+    assert result["blockers"] == [] and result["hazards"][0]["accepted"]
+    survey["options"]["accepted_hazards"] = ["KONG-210"]
+    assert "KONG-210 is no hazard that is known" in " ".join(blockers(survey))
+
+
+def test_hazards_are_over_once_the_schema_serves_both(survey):
+    setting("b1", "client_max_body_size", "8m")(survey)
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"]["node"]["version"] = "2.0.5"
+    assert plan.build(survey)["hazards"]
+    survey["database"]["migrations"].update(state="up_to_date", new={})
+    assert plan.build(survey)["hazards"] == []
 
 
 def test_blue_may_be_empty_once_it_is_retired(survey):
