@@ -69,8 +69,9 @@ def build(survey: dict) -> dict:
     check_hosts(survey, found)
     source = version_of_blue(survey, found)
     target = check_target(survey, source, found)
+    of_blue = settings_of_blue(survey, source)
     settings = {
-        host: settings_of_green(host, survey, source, target, found)
+        host: settings_of_green(host, survey, of_blue, target, found)
         for host in groups["green"]
         if host in survey["hosts"]
     }
@@ -490,24 +491,35 @@ def check_hazards(survey, source, target, stands, found):
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
-def settings_of_green(host, survey, source, target, found):
-    """kong.conf of one green node: blue's settings, the operator's on top, and what the upgrade needs."""
+def settings_of_blue(survey, source):
+    """What blue has set, looked at once for all of green.
+
+    Returns values {key: {value: [hosts]}}, places {key: [hosts]} of the values that hold the address, name or prefix of a blue host,
+    secrets (set of keys) and hosts.
+    """
+    blue = {"values": {}, "places": {}, "secrets": secrets_of_blue(survey), "hosts": []}
+    for host in survey["groups"]["blue"]:
+        gateway = (survey["hosts"].get(host) or {}).get("gateway")
+        if not gateway:
+            continue
+        blue["hosts"].append(host)
+        own = own_words(host, gateway)
+        for key, value in effective(gateway, source).items():
+            if any(word in str(value) for word in own):
+                blue["places"].setdefault(key, []).append(host)
+            else:
+                blue["values"].setdefault(key, {}).setdefault(str(value), []).append(host)
+    return blue
+
+
+def settings_of_green(host, survey, blue, target, found):
+    """kong.conf of one green node: blue's settings (settings_of_blue), the operator's on top, and what the upgrade needs."""
     overrides = dict(survey["hosts"][host].get("settings") or {})
     secret = set(survey["hosts"][host].get("secret_settings") or [])
-    agreed, differing, places = {}, {}, {}
-    known_blue = [h for h in survey["groups"]["blue"] if (survey["hosts"].get(h) or {}).get("gateway")]
-    for blue in known_blue:
-        gateway = survey["hosts"][blue]["gateway"]
-        own = own_words(blue, gateway)
-        for key, value in effective(gateway, source).items():
-            if key in overrides or key in secret:
-                continue
-            if any(word in str(value) for word in own):
-                places.setdefault(key, []).append(blue)
-            elif key in agreed and str(agreed[key]) != str(value):
-                differing.setdefault(key, {agreed[key]: "?"})[value] = blue
-            else:
-                agreed[key] = value
+    chosen = set(overrides) | secret
+    agreed = {key: next(iter(values)) for key, values in blue["values"].items() if key not in chosen}
+    differing = [key for key in agreed if len(blue["values"][key]) > 1]
+    places = {key: hosts for key, hosts in blue["places"].items() if key not in chosen}
     first = host == survey["groups"]["green"][0]
     for key, hosts in sorted(places.items()):
         if not target or knowledge.key_exists(target, key):
@@ -517,7 +529,7 @@ def settings_of_green(host, survey, source, target, found):
         agreed.pop(key, None)
     for key in sorted(differing) if first else []:
         found.block(
-            ", ".join(known_blue), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings"
+            ", ".join(blue["hosts"]), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings"
         )
     for key in sorted(agreed):
         if target and not knowledge.key_exists(target, key):
@@ -543,7 +555,7 @@ def settings_of_green(host, survey, source, target, found):
             )
     own = (survey["hosts"][host].get("gateway") or {}).get("settings") or {}
     if survey["hosts"][host]["install"] != "tasks":
-        for key in sorted(secrets_of_blue(survey) - secret - set(overrides) - set(own)):
+        for key in sorted(blue["secrets"] - secret - set(overrides) - set(own)):
             if not target or knowledge.key_exists(target, key):
                 found.block(
                     host,
