@@ -8,7 +8,7 @@ import os
 import threading
 import time
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _cli, _conf, _fence, _probe, _process, _supervisor
+from ansible_collections.bluegreen.kong.plugins.module_utils import _cli, _conf, _fence, _host, _probe, _process, _supervisor
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import KongError
 
 WILDCARDS = ("0.0.0.0", "::", "*", "localhost", "127.0.0.1", "::1")
@@ -48,6 +48,7 @@ class Gateway(object):
         self.master = None
         self.supervisor = None
         self.service_environ = {}
+        self.exec_start = None
         self.running_settings = None
         self.look()
 
@@ -66,6 +67,7 @@ class Gateway(object):
         if self.supervisor["kind"] == _supervisor.SYSTEMD:
             properties = _supervisor.show(self.run, self.supervisor["unit"])
             self.service_environ = self._try({}, _supervisor.environment, properties)
+            self.exec_start = _supervisor.command_of(properties.get("ExecStart"))
         self.running_settings = self._try(None, _conf.read_kong_env, self.prefix) if self.master else None
 
     def _try(self, otherwise, function, *arguments):
@@ -125,13 +127,14 @@ class Gateway(object):
             ports.add(int(read_only))
         return ports
 
-    def facts(self, timeout=5.0, sockets=False, sample=0.0, build=True, ask_status=True):
+    def facts(self, timeout=5.0, sockets=False, sample=0.0, build=True, ask_status=True, host=False):
         """Everything, as the module kong_version_facts returns it. Secrets are masked.
 
         :param timeout: float, seconds for each HTTP request.
         :param sockets: bool, whether to look for the node's connections to the datastore.
         :param sample: float, seconds over which to collect them.
         :param ask_status: bool, whether to ask the Admin and Status API.
+        :param host: bool, whether to look at the host too (_host.py).
         :param build: bool, whether to ask the kong command for its version where that is not known yet.
         """
         sampling = _Sampling(self.master, self.database_ports(), sample) if self.master and (sockets or sample) else None
@@ -161,6 +164,8 @@ class Gateway(object):
         facts.update(self._fence())
         if self.master:
             facts["node"] = self._node(listeners, timeout, sampling, ask_status)
+        if host:
+            facts["host"] = _host.facts(self.run, self.executable, self.prefix, self.effective, self.supervisor["unit"], self.exec_start)
         facts["epoch"] = time.time()
         facts["errors"] = [_conf.scrub(error, self.secrets()) for error in self.errors]
         return facts

@@ -120,7 +120,7 @@ def describe(properties):
         "fragment": properties.get("FragmentPath") or None,
         "enabled": properties.get("UnitFileState") or None,
         "restart": properties.get("Restart") or None,
-        "exec_stop": _command(properties.get("ExecStop")),
+        "exec_stop": command_of(properties.get("ExecStop")),
         "timeout_stop": properties.get("TimeoutStopUSec") or None,
         "user": properties.get("User") or None,
         "active": properties.get("ActiveState") or None,
@@ -129,7 +129,7 @@ def describe(properties):
     }
 
 
-def _command(value):
+def command_of(value):
     """The command line in a value of ExecStart or ExecStop; None without one."""
     match = re.search(r"argv\[\]=(.*?) ; ", value or "")
     return match.group(1) if match else None

@@ -51,6 +51,12 @@ options:
         the proxy, and whether the database is reachable is not told.
     type: bool
     default: true
+  gather_host:
+    description:
+      - Whether to look at the host too, for what an upgrade has to know of it. Package managers are asked for what they have at
+        hand; nothing is fetched.
+    type: bool
+    default: false
 seealso:
   - module: bluegreen.kong.kong_node
 notes:
@@ -211,6 +217,55 @@ ansible_facts:
           description: Whether it could be fenced from here. C(fence_problem) says why not.
           returned: always
           type: bool
+        host:
+          description: The host around Kong; each is none where it cannot be known.
+          returned: with O(gather_host)
+          type: dict
+          contains:
+            os:
+              description: C(id), C(version_id), C(like) and C(pretty) of os-release.
+              type: dict
+            package:
+              description: C(name), C(version) and C(manager) of the package that owns the command; none if it was installed by hand.
+              type: dict
+              sample: {name: kong, version: 2.1.4, manager: dpkg}
+            candidates:
+              description: C(versions) of the package kong that the lists of the package C(manager) offer.
+              type: dict
+            repositories:
+              description: Lines of the package manager's repository files that name Kong's packages, C(path) and C(text), without credentials.
+              type: list
+              elements: dict
+            files:
+              description: >-
+                The prefix, its logs and every setting that names a file, with C(path), C(exists), C(owner), C(group) (number) and C(mode).
+              type: dict
+            users:
+              description: Whether the users kong and nobody exist.
+              type: dict
+            memory_bytes:
+              description: Memory of the host.
+              type: int
+            free:
+              description: Free bytes where the prefix and /tmp are.
+              type: dict
+            units:
+              description: Unit files with the name of the node's unit, else of kong.service, the one in force first.
+              type: list
+              elements: str
+            templates:
+              description: >-
+                C(nginx_conf), a custom template (or the nginx.conf made from one), and C(how) it shows; C(includes), the files that
+                C(nginx_*_include) properties name.
+              type: dict
+            rocks:
+              description: Plugins of Kong that were installed as LuaRocks packages of their own, name to version.
+              type: dict
+            plugins:
+              description: >-
+                Plugins named in the settings and found on the Lua path, with C(path), C(has_daos), C(has_migrations), and C(base_plugin), whether
+                they inherit from BasePlugin.
+              type: dict
         addresses:
           description: IP addresses of this host's interfaces.
           returned: always
@@ -257,6 +312,7 @@ def main():
             sockets_to=dict(type="bool", default=False),
             sample_sockets=dict(type="float", default=0),
             ask_status=dict(type="bool", default=True),
+            gather_host=dict(type="bool", default=False),
         ),
         supports_check_mode=True,
     )
@@ -264,7 +320,11 @@ def main():
     try:
         gateway = Gateway(module.run_command, options["executable"], options["conf"], options["prefix"], options["unit"])
         facts = gateway.facts(
-            options["timeout"], options["sockets_to"], options["sample_sockets"], ask_status=options["ask_status"]
+            options["timeout"],
+            options["sockets_to"],
+            options["sample_sockets"],
+            ask_status=options["ask_status"],
+            host=options["gather_host"],
         )
     except KongError as error:
         module.fail_json(**error.result())

@@ -28,14 +28,15 @@ def queries(source, target) -> dict:
     return found
 
 
-def find(nodes, database, source, target, green) -> dict:
+def find(nodes, database, source, target, green, built=False) -> dict:
     """{"hazards": [...], "checklist": [...]}, the gravest first.
 
     nodes: {host: kong_gateway} of blue, as kong_version_facts tells it. database: answer of kong_datastore_info, with
     `answers` to queries(). green: {property: value} that the operator sets for green, by which a hazard can be settled.
+    built: whether green's command is there and made of what the target needs.
     A hazard is {id, severity, where, what, do, source}; a question {id, ask, source}.
     """
-    cluster = Cluster(nodes, database, source, target, green)
+    cluster = Cluster(nodes, database, source, target, green, built)
     hazards, checklist = [], []
     for name, entry in knowledge.hazards(source, target).items():
         if any(key in green for key in entry.get("unless", [])):
@@ -72,12 +73,13 @@ def told(name, entry, places) -> dict:
 class Cluster:
     """What is known of blue, as the detectors ask for it."""
 
-    def __init__(self, nodes, database, source, target, green):
+    def __init__(self, nodes, database, source, target, green, built):
         self.nodes = nodes
         self.database = database
         self.source = source
         self.target = target
         self.green = green
+        self.built = built
         self.settings = {host: effective(node, source) for host, node in nodes.items()}
         self.kind = next((node["datastore"]["kind"] for node in nodes.values() if node.get("datastore")), None)
 
@@ -136,7 +138,7 @@ class Cluster:
         if "unit_file" in detector:
             return [path for path in facts.get("units") or [] if path == detector["unit_file"]]
         if "by_hand" in detector:
-            return ["not installed from a package"] if facts and facts.get("package") is None else []
+            return ["not installed from a package"] if facts and facts.get("package") is None and not self.built else []
         if "rocks" in detector:
             return ["%s %s" % rock for rock in sorted((facts.get("rocks") or {}).items())]
         if "memory_below_twice" in detector:

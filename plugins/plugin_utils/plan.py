@@ -435,7 +435,24 @@ def check_target(survey, source, found):
                 "kong is %s, not the target %s" % (version, target),
                 "install %s there, or set kong_upgrade_target_version" % target,
             )
+        elif built_right(survey, host, target) is False:
+            releases = knowledge.versions()[target]
+            found.block(
+                host,
+                "its kong %s is built with nginx %s and would not start" % (target, gateway["openresty"]["nginx"]),
+                "build it with OpenResty %s and lua-kong-nginx-module, or install the package" % releases["openresty"],
+            )
     return target
+
+
+def built_right(survey, host, target):
+    """Whether the kong command of a green host is made of what its version starts with; None where that is not known."""
+    gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
+    nginx = (gateway.get("openresty") or {}).get("nginx")
+    if not nginx or gateway.get("version") != target:
+        return None
+    # nginx tells three of OpenResty's four numbers
+    return any(known.startswith(nginx) for known in knowledge.versions()[target]["nginx"])
 
 
 def check_prefixes(survey, found):
@@ -471,7 +488,8 @@ def check_hazards(survey, source, target, stands, found):
     green = {}
     for host in survey["groups"]["green"]:
         green.update(survey["hosts"].get(host, {}).get("settings") or {})
-    ahead = hazards.find(nodes, survey["database"], source, target, green)
+    built = bool(survey["groups"]["green"]) and all(built_right(survey, host, target) for host in survey["groups"]["green"])
+    ahead = hazards.find(nodes, survey["database"], source, target, green, built)
     accepted = survey["options"]["accepted_hazards"]
     for hazard in ahead["hazards"]:
         hazard["accepted"] = hazard["id"] in accepted

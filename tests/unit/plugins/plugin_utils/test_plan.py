@@ -240,6 +240,11 @@ ROWS = [
     ("database unreadable", put(("database",), {"error": "connection refused"}), "connection refused"),
     ("no schema", put(("database", "migrations", "state"), "needs_bootstrap"), "needs bootstrap"),
     ("leftovers", put(("database", "migrations", "state"), "pending_and_new"), "never finished"),
+    (
+        "green built with another OpenResty",
+        put(("hosts", "g1", "gateway", "openresty"), {"nginx": "1.17.8"}),
+        "g1: its kong 2.8.5 is built with nginx 1.17.8 and would not start | build it with OpenResty 1.19.9.1",
+    ),
     ("an unknown target", put(("options", "target_version"), "2.9.9"), "kong_upgrade_target_version: 2.9.9 is no release"),
     ("invalid variable", put(("invalid", "g1"), ["kong_upgrade_sock: no such variable"]), "g1: kong_upgrade_sock"),
     ("blue is down", put(("hosts", "b1", "gateway", "running"), False), "b1: no Kong is running there"),

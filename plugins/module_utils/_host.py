@@ -1,0 +1,262 @@
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the host of a node tells about an upgrade: system, package, files, templates, plugins. Reads only.
+
+What cannot be known is None. Every function takes the folder that counts as / (for tests) where it reads below it.
+"""
+
+import os
+import re
+
+from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _process, _supervisor
+
+PACKAGES = ("kong", "kong-community-edition", "kong-enterprise-edition")
+REPOSITORIES = ("etc/apt/sources.list", "etc/apt/sources.list.d", "etc/yum.repos.d", "etc/yum.conf", "etc/zypp/repos.d")
+ROCKS = ("usr/local/lib/luarocks", "usr/local/kong/lib/luarocks", "usr/lib/luarocks")
+LUA_PATHS = ("/usr/local/share/lua/5.1/?.lua", "/usr/local/lib/lua/5.1/?.lua", "/usr/share/lua/5.1/?.lua")
+CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
+TOKENS = re.compile(r"(?i)((?:token|auth|password|key)=)[^&\s]+")
+
+
+def facts(run, executable, prefix, settings, unit=None, exec_start=None, root="/"):
+    """Everything, as kong_version_facts returns it below `host`.
+
+    :param run: callable with the signature of AnsibleModule.run_command.
+    :param executable: str or None, the kong command.
+    :param prefix: str. settings: dict, what the node runs with, else what a start would give it.
+    :param unit: str or None, name of the node's systemd unit. exec_start: str or None, the command it starts.
+    """
+    return {
+        "os": system(root),
+        "package": package(run, executable),
+        "candidates": candidates(run),
+        "repositories": repositories(root),
+        "files": files(prefix, settings),
+        "users": dict((name, name in _users(root)) for name in ("kong", "nobody")),
+        "memory_bytes": memory(root),
+        "free": dict((path, free(path)) for path in (prefix, "/tmp")),
+        "units": units(unit or "kong.service", root),
+        "templates": templates(prefix, settings, exec_start),
+        "rocks": rocks(root),
+        "plugins": plugins(settings),
+    }
+
+
+def system(root="/"):
+    """id, version_id, like (list) and pretty of os-release; None where there is none."""
+    for name in ("etc/os-release", "usr/lib/os-release"):
+        text = _text(os.path.join(root, name))
+        if text is None:
+            continue
+        values = {}
+        for line in text.splitlines():
+            key, equals, value = line.partition("=")
+            if equals and not key.startswith("#"):
+                values[key.strip()] = value.strip().strip("\"'")
+        return {
+            "id": values.get("ID", "linux"),
+            "version_id": values.get("VERSION_ID"),
+            "like": values.get("ID_LIKE", "").split(),
+            "pretty": values.get("PRETTY_NAME"),
+        }
+    return None
+
+
+def package(run, executable):
+    """name, version and manager of the package that owns the command; None for an installation by hand."""
+    if not executable:
+        return None
+    path = os.path.realpath(executable)
+    code, out = _call(run, ["dpkg-query", "-S", path])
+    if code == 0 and ":" in out:
+        name = out.split(":", 1)[0].split(",")[0].strip()
+        version = _call(run, ["dpkg-query", "-W", "-f", "${Version}", name])[1].strip()
+        return {"name": name, "version": version, "manager": "dpkg"}
+    code, out = _call(run, ["rpm", "-qf", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\n", path])
+    words = out.split()
+    if code == 0 and len(words) >= 2:
+        return {"name": words[0], "version": words[1], "manager": "rpm"}
+    return None
+
+
+def candidates(run):
+    """Versions of the package kong that the package manager's present lists offer, with its name; None without a manager."""
+    code, out = _call(run, ["apt-cache", "madison", "kong"])
+    if code == 0:
+        return {"manager": "apt", "versions": _unique(line.split("|")[1].strip() for line in out.splitlines() if line.count("|") >= 2)}
+    for manager in ("dnf", "yum"):
+        code, out = _call(run, [manager, "--cacheonly", "--quiet", "list", "--showduplicates", "kong"])
+        if code is not None:
+            lines = [line.split() for line in out.splitlines() if line.startswith("kong.")]
+            return {"manager": manager, "versions": _unique(words[1] for words in lines if len(words) > 1)}
+    return None
+
+
+def repositories(root="/"):
+    """Lines of the repositories' files that name Kong's packages: list of path and text, without credentials."""
+    found = []
+    for name in REPOSITORIES:
+        place = os.path.join(root, name)
+        paths = [os.path.join(place, item) for item in sorted(_listdir(place))] if os.path.isdir(place) else [place]
+        for path in paths:
+            for line in (_text(path) or "").splitlines():
+                line = line.strip()
+                if re.search("kong|bintray", line, re.IGNORECASE) and not line.startswith(("#", "[")):
+                    text = TOKENS.sub(r"\1" + _conf.MASK, CREDENTIALS.sub(r"\1" + _conf.MASK + "@", line))
+                    found.append({"path": "/" + os.path.relpath(path, root), "text": text})
+    return found
+
+
+def files(prefix, settings):
+    """prefix, logs and every setting that names a file: its path, whether it exists, owner, group and mode."""
+    wanted = [("prefix", prefix), ("logs", os.path.join(prefix, "logs"))]
+    for key, value in sorted(settings.items()):
+        paths = [part.strip() for part in str(value).split(",") if part.strip().startswith("/")]
+        paths = [path for path in paths if not path.startswith(prefix.rstrip("/") + "/")]  # Kong's own
+        if paths and key not in ("prefix", "pg_host", "lua_package_path", "lua_package_cpath") and not _conf.is_secret(key, value):
+            wanted += [(key if not number else "%s[%d]" % (key, number), path) for number, path in enumerate(paths)]
+    return dict((name, _file(path.split(" ")[0])) for name, path in wanted)
+
+
+def _file(path):
+    try:
+        found = os.stat(path)
+    except OSError:
+        # Behind a folder that may not be looked into, whether it exists is not known.
+        return {"path": path, "exists": False if _visible(path) else None, "owner": None, "group": None, "mode": None}
+    return {
+        "path": path,
+        "exists": True,
+        "owner": _process.user_name(found.st_uid),
+        "group": found.st_gid,
+        "mode": "%04o" % (found.st_mode & 0o7777),
+    }
+
+
+def _visible(path):
+    parent = os.path.dirname(path) or "/"
+    while parent != "/" and not os.path.exists(parent) and os.access(os.path.dirname(parent), os.X_OK):
+        parent = os.path.dirname(parent)
+    return os.access(parent, os.X_OK)
+
+
+def memory(root="/"):
+    """Bytes of memory."""
+    found = re.search(r"^MemTotal:\s*(\d+) kB", _text(os.path.join(root, "proc/meminfo")) or "", re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def free(path):
+    """Free bytes of the file system that holds the path, or will; None where it cannot be told."""
+    while path and not os.path.exists(path):
+        path = os.path.dirname(path)
+    try:
+        found = os.statvfs(path or "/")
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def units(name, root="/"):
+    """Unit files of that name, the one in force first (systemd.unit(5))."""
+    seen, found = set(), []
+    for place in _supervisor.UNIT_FOLDERS:
+        path = os.path.join(root, place.lstrip("/"), name)
+        real = os.path.realpath(path)  # /lib may be a link to /usr/lib
+        if os.path.isfile(path) and real not in seen:
+            seen.add(real)
+            found.append(os.path.join(place, name))
+    return found
+
+
+def templates(prefix, settings, exec_start=None):
+    """nginx_conf (a custom template, None if none shows), how it was found, and includes of the user's own.
+
+    A custom template leaves no trace but the nginx.conf made from it: Kong's own is a few lines that include nginx-kong.conf
+    and have no server of their own (0.14.1 ... 2.8.5).
+    """
+    includes = [
+        {"file": str(value), "key": key} for key, value in sorted(settings.items()) if re.match(r"nginx_\w+_include$", key)
+    ]
+    named = re.search(r"--nginx-conf[= ]\s*(\S+)", exec_start or "")
+    if named:
+        return {"nginx_conf": named.group(1), "how": "--nginx-conf of the unit", "includes": includes}
+    path = os.path.join(prefix, "nginx.conf")
+    text = re.sub(r"#.*", "", _text(path) or "")
+    if text.strip() and (not re.search(r"include\s+['\"]?[^;]*nginx-kong\.conf", text) or re.search(r"^\s*server\s*{", text, re.MULTILINE)):
+        return {"nginx_conf": path, "how": "nginx.conf of the prefix is not what Kong's own template gives", "includes": includes}
+    return {"nginx_conf": None, "how": None, "includes": includes}
+
+
+def rocks(root="/"):
+    """Plugins that were installed as LuaRocks packages of their own: name to version."""
+    found = {}
+    for place in ROCKS:
+        for tree in sorted(_listdir(os.path.join(root, place))):
+            if tree.startswith("rocks"):
+                folder = os.path.join(root, place, tree)
+                for name in sorted(_listdir(folder)):
+                    if name.startswith("kong-plugin-") or re.match(r"kong-\w[\w-]*-plugin$", name):
+                        versions = sorted(_listdir(os.path.join(folder, name)))
+                        found[name] = versions[-1] if versions else None
+    return found
+
+
+def plugins(settings):
+    """Plugins named in the settings whose folder is found on the Lua path: path, has_daos, has_migrations, base_plugin."""
+    names = set()
+    for key in ("plugins", "custom_plugins"):
+        names.update(part.strip() for part in (settings.get(key) or "").split(","))
+    found = {}
+    patterns = [part for part in (settings.get("lua_package_path") or "").split(";") if "?" in part] + list(LUA_PATHS)
+    for name in sorted(names - set(["", "bundled", "off"])):
+        if not re.match(r"[\w.-]+$", name):
+            continue
+        for pattern in patterns:
+            folder = os.path.dirname(pattern.replace("?", "kong/plugins/%s/handler" % name))
+            if os.path.isabs(folder) and os.path.isdir(folder):
+                texts = [_text(os.path.join(folder, item)) or "" for item in _listdir(folder) if item.endswith(".lua")]
+                found[name] = {
+                    "path": folder,
+                    "has_daos": os.path.exists(os.path.join(folder, "daos.lua")),
+                    "has_migrations": os.path.isdir(os.path.join(folder, "migrations")),
+                    "base_plugin": any("kong.plugins.base_plugin" in text for text in texts),
+                }
+                break
+    return found
+
+
+def _users(root):
+    return set(line.split(":", 1)[0] for line in (_text(os.path.join(root, "etc/passwd")) or "").splitlines())
+
+
+def _call(run, argv):
+    """Return code and output of a command; (None, "") where it is not there."""
+    if not any(os.access(os.path.join(place, argv[0]), os.X_OK) for place in ("/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin")):
+        return None, ""
+    code, out = run(argv, environ_update={"LC_ALL": "C"})[:2]
+    return code, out
+
+
+def _unique(items):
+    found = []
+    for item in items:
+        if item not in found:
+            found.append(item)
+    return found
+
+
+def _text(path):
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(1 << 20).decode("utf-8", "replace")
+    except (IOError, OSError):
+        return None
+
+
+def _listdir(path):
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
