@@ -136,6 +136,7 @@ def build(survey: dict) -> dict:
         "migrations": {
             key: migrations.get(key) for key in ("state", "new", "pending", "executed", "lock", "fingerprint")
         },
+        "ahead": migrations_ahead(migrations, source, target),
         "hazards": ahead["hazards"],
         "checklist": ahead["checklist"],
         "blockers": found.blockers,
@@ -232,6 +233,7 @@ def admin_listen_later(host, survey):
 def summary(plan, options):
     """Lines that tell an operator where the upgrade stands and what this run does."""
     stands = plan["stands"]
+    finish = {row["subsystem"]: row["finish"] for row in plan["ahead"] if row["finish"]}
     lines = [
         "Kong %s -> %s, %s; green serves %g %% of the traffic."
         % (plan["source"] or "?", plan["target"], plan["strategy"], stands["percent"]),
@@ -246,8 +248,10 @@ def summary(plan, options):
         "Schema: %s%s%s."
         % (
             SCHEMA.get(plan["migrations"]["state"], "not read"),
-            "; `up` will run %s" % brief(plan["migrations"]["new"]) if plan["migrations"]["new"] else "",
-            "; `finish` will run %s" % brief(plan["migrations"]["pending"]) if plan["migrations"]["pending"] else "",
+            "; `up` will run %s" % brief({row["subsystem"]: row["up"] for row in plan["ahead"] if row["up"]})
+            if plan["migrations"]["new"]
+            else "",
+            "; `finish` will run %s" % brief(finish) if finish else "",
         ),
         "%s: %s." % (RUNS[options["looks"]], ", ".join(plan["left"]) or "nothing to do"),
     ]
@@ -1011,6 +1015,26 @@ def check_way_back(options, source, target, stands, migrations, found):
         % (options["backup_dir"], options["database_host"]),
     )
     return False
+
+
+def migrations_ahead(migrations, source, target):
+    """What `up` will run and `finish` will do, by subsystem: [{subsystem, up, finish, rewrites}]; rewrites are those ids of finish that
+    drop or rewrite data. Plugins that are not on take no part: `new` is what the database lacks of those that are."""
+    new, pending = migrations.get("new") or {}, migrations.get("pending") or {}
+    later = reached(knowledge.pending_after_up, source, target)
+    rewrites = reached(knowledge.destructive_in_finish, source, target)
+    found = []
+    for name in sorted(set(new) | set(pending), key=lambda name: (name != "core", name)):
+        finish = list(pending.get(name, [])) + [i for i in later.get(name, []) if i in new.get(name, [])]
+        found.append(
+            {
+                "subsystem": name,
+                "up": list(new.get(name, [])),
+                "finish": finish,
+                "rewrites": [i for i in finish if i in rewrites.get(name, [])],
+            }
+        )
+    return found
 
 
 def reached(table, source, target):

@@ -59,7 +59,7 @@ def build(seen: dict) -> dict:
         if seen.get("check_mode")
         else "done"
     )
-    return {
+    report = {
         "result": result,
         "headline": headline(
             result, plan, failure, done, left, seen.get("command") or "ansible-playbook bluegreen.kong.PLAYBOOK"
@@ -85,6 +85,7 @@ def build(seen: dict) -> dict:
         "gates": gates,
         "migrations": {
             "before": plan.get("migrations"),
+            "ahead": plan.get("ahead") or [],
             "up": shown_run(seen.get("up")),
             "finish": shown_run(seen.get("finish")),
         },
@@ -95,6 +96,18 @@ def build(seen: dict) -> dict:
         "batches": plan.get("batches") or [],
         "found": stands,
         "backup": seen["backup"] if any(seen["backup"].get(key) for key in ("dump", "external", "export")) else None,
+    }
+    return dict(report, artifact=artifact(report))
+
+
+def artifact(report) -> dict:
+    """What the next step of a workflow, or a person who is asked to approve it, wants to know."""
+    kept = ("result", "headline", "source", "target", "run", "left", "seconds")
+    return {
+        **{key: report[key] for key in kept},
+        "percent_green": report["shift"][-1]["percent"],
+        "blockers": ["%(where)s: %(what)s" % row for row in report["blockers"]],
+        "warnings": len(report["warnings"]) + sum(row["severity"] == "warn" for row in report["hazards"]),
     }
 
 
