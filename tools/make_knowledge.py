@@ -5,8 +5,8 @@
 
 Usage: make_knowledge.py FACTS_FOLDER [OUT_FOLDER]
 
-FACTS_FOLDER holds versions.yml, migrations.yml and conf_keys.yml: tables made from Kong's public
-source at its tags. This takes the part that the collection's code asks for, in a form where each fact stands once,
+FACTS_FOLDER holds versions.yml, migrations.yml, conf_keys.yml, upgrade_paths.yml and templates.yml: tables made from
+Kong's public source at its tags. This takes the part that the collection's code asks for, in a form where each fact stands once,
 reads the result back through plugin_utils/knowledge, and compares it with the facts: what it writes is complete.
 """
 
@@ -91,22 +91,6 @@ def versions(facts):
             "# Released versions of Kong Gateway OSS. openresty: what the release's packages are built with; two versions",
             "# can take over from each other by a reload only where it is the same. nginx: what a start accepts.",
             "schema: 1",
-            "",
-            "# Versions that an upgrade may lead to, and the lowest that it may start from, in one hop.",
-            'targets: ["2.8"]',
-            'lowest_source: "1.0.0"',
-            "",
-            "# What lies below lowest_source takes these stops first (from this version on: stops).",
-            "stops_below:",
-            '  "0.14.1": ["1.5.1"]',
-            '  "0.0.0": ["0.14.1", "1.5.1"]',
-            "",
-            "# Never a stop with traffic, and why.",
-            "never_a_stop:",
-            '  "1.1.0": a 0.14 cluster on Cassandra gets corrupt data on this path, mended in 1.1.1',
-            '  "1.5.0": migrate-apis works in one order of steps only, mended in 1.5.1',
-            '  "2.1.0": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
-            '  "2.1.1": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
             "",
             "# A version that one of these finds is Kong Enterprise: a fourth number, or its name.",
             "enterprise: ['^\\d+\\.\\d+\\.\\d+\\.\\d+', '^0\\.\\d+-\\d', '(?i)enterprise']",
@@ -244,6 +228,116 @@ def conf_keys(facts):
     return text + "\n"
 
 
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+UPGRADE_2_8 = "UPGRADE.md of Kong 2.8, Upgrade from 1.0.x - 2.2.x to 2.8.x"
+# In order: of the rows that a source falls into, one that leads to the target goes before the others. A new release of
+# a minor that is there needs no row.
+HOPS = (
+    {
+        "from": "0.0.0",
+        "below": "0.14.1",
+        "to": "0.14.1",
+        "strategy": "downtime_window",
+        "why": "1.5 reads the database of no version below 0.14.1; once it is migrated, older nodes live off their cache",
+        "docs": "UPGRADE.md of Kong 0.14.1, Suggested Upgrade Path",
+    },
+    {
+        "from": "0.14.1",
+        "below": "1.0.0",
+        "to": "1.5.1",
+        "strategy": "blue_green",
+        "why": "2.x cannot read what 0.x keeps of its migrations, and 1.5.1 moves apis to services and routes (migrate-apis)",
+        "docs": "UPGRADE.md of Kong 1.5, Upgrade from 0.x to 1.5.0",
+    },
+    {
+        "from": "1.0.0",
+        "below": "1.3.0",
+        "to": "2.8",
+        "datastore": "cassandra",
+        "strategy": "downtime_window",
+        "why": "old and new nodes cannot use one keyspace, and there is no kong config db_export before 1.3 to fill another",
+        "docs": UPGRADE_2_8 + ", Cassandra",
+    },
+    {
+        "from": "1.3.0",
+        "below": "2.1.0",
+        "to": "2.8",
+        "datastore": "cassandra",
+        "strategy": "new_keyspace",
+        "why": (
+            "old and new nodes cannot use one keyspace; an export of 1.3 to 2.0 lacks basic-auth credentials, "
+            "and one of 1.3 to 1.5 has run_on, which 2.x rejects"
+        ),
+        "docs": UPGRADE_2_8 + ", Cassandra",
+    },
+    {
+        "from": "2.1.0",
+        "below": "2.2.0",
+        "to": "2.8",
+        "datastore": "cassandra",
+        "strategy": "new_keyspace",
+        "why": "the documentation calls 2.1 incompatible with 2.8 in one keyspace; the code does not bear it out (boundary 2.0)",
+        "docs": UPGRADE_2_8 + ", Cassandra",
+    },
+    {
+        "from": "1.0.0",
+        "below": "2.8.0",
+        "to": "2.8",
+        "strategy": "blue_green",
+        "why": "one hop: after kong migrations up, old and new nodes work on one database until kong migrations finish",
+        "docs": UPGRADE_2_8,
+    },
+    {
+        "from": "2.8.0",
+        "below": "2.9.0",
+        "to": "2.8",
+        "strategy": "rolling",
+        "why": "no migrations between releases of one minor",
+        "docs": "UPGRADE.md of Kong 2.8, Suggested upgrade path",
+    },
+)
+
+
+def paths(facts):
+    """The text of paths.yml; HOPS is checked against the facts here, since most of them are sentences."""
+    table = facts["upgrade_paths"]
+    chains = {key: ends[:-1] for key, ends in table["chain_to_2_8_5"].items() if key != "notes"}
+    stops = {hop["below"]: hop["to"] for hop in HOPS if hop["to"] != "2.8"}
+    assert chains == {
+        "below_0_14_1": [stops["0.14.1"], stops["1.0.0"]],
+        "0.14.1": [stops["1.0.0"]],
+        "1.0 .. 1.5": [],
+        "2.0 .. 2.7": [],
+    }, chains
+    assert table["path_cassandra_to_2_8"]["documented_boundary"]["2.3 .. 2.8 docs"] == "from 2.1.x or lower"
+    assert table["path_cassandra_to_2_8"]["code_boundary"] == "<= 2.0.x"
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# Which way leads where. Versions that an upgrade may lead to:",
+            "schema: 1",
+            'targets: ["2.8"]',
+            "",
+            "# Never a stop with traffic, and why.",
+            "never_a_stop:",
+            '  "1.1.0": a 0.14 cluster on Cassandra gets corrupt data on this path, mended in 1.1.1',
+            '  "1.5.0": migrate-apis works in one order of steps only, mended in 1.5.1',
+            '  "2.1.0": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
+            '  "2.1.1": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
+            "",
+            "# Hops: from a source that is `from` or newer and below `below`, on any datastore if none is named. `to` is a",
+            "# release to stop at, or the minor of the target. The first row that fits counts; one that leads to the target",
+            "# goes before others.",
+            "hops:",
+        ]
+    )
+    for hop in HOPS:
+        text += "\n  - " + rows(hop, "    ").strip()
+    return text + "\n"
+
+
 # --- check ------------------------------------------------------------------------------------------------------------
 
 
@@ -290,12 +384,13 @@ def check(facts):
 
 
 def main():
-    """Writes the three files and checks them."""
+    """Writes the files and checks them."""
     folder = pathlib.Path(sys.argv[1])
     out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "plugins" / "plugin_utils" / "knowledge"
-    names = ("versions", "migrations", "conf_keys")
+    names = ("versions", "migrations", "conf_keys", "upgrade_paths")
     facts = {name: yaml.safe_load((folder / (name + ".yml")).read_text()) for name in names}
-    for name, make in (("versions", versions), ("migrations", migrations), ("conf_keys", conf_keys)):
+    for make in (versions, migrations, conf_keys, paths):
+        name = make.__name__
         path = out / (name + ".yml")
         path.write_text(make(facts))
         print("%s: %d bytes" % (path, path.stat().st_size))
