@@ -228,6 +228,48 @@ def conf_keys(facts):
     return text + "\n"
 
 
+# --- names in kong.conf -----------------------------------------------------------------------------------------------
+
+
+def conf_renames(facts):
+    """The text of conf_renames.yml: what the loaders of kong.conf do with old names beyond conf_keys.yml."""
+    for old, new in (("nginx_http_upstream_", "nginx_upstream_"), ("nginx_http_status_", "nginx_status_")):
+        before, after = (facts["conf_keys"]["dynamic_prefixes"][minor_] for minor_ in ("1.4", "2.0"))
+        assert old in before and old not in after and new in after, old
+    return HEAD + "\n".join(
+        [
+            "#",
+            "# How old properties of kong.conf go on under new names, where conf_keys.yml does not say it.",
+            "schema: 1",
+            "",
+            "# Beginnings of names that take any directive of nginx and became others.",
+            "prefixes: {nginx_http_upstream_: nginx_upstream_, nginx_http_status_: nginx_status_}",
+            "",
+            "# Lists that became part of another one.",
+            "merged: {custom_plugins: plugins}",
+            "",
+            "# New properties that want the old value in another form: a time of nginx in seconds, NONE as 0.",
+            "forms:",
+            "  upstream_keepalive_idle_timeout: seconds",
+            "  upstream_keepalive_pool_size: number",
+            "  upstream_keepalive_max_requests: number",
+            "",
+            "# Properties whose default moved to another one, while the name still works.",
+            "moved:",
+            "  nginx_http_ssl_protocols: ssl_protocols",
+            "  nginx_http_ssl_prefer_server_ciphers: ssl_prefer_server_ciphers",
+            "  nginx_http_ssl_session_tickets: ssl_session_tickets",
+            "  nginx_http_ssl_session_timeout: ssl_session_timeout",
+            "",
+            "# Properties whose default says nothing, since ssl_cipher_suite decides.",
+            "computed: [ssl_ciphers]",
+            "",
+            "# Properties whose values mean something else from this minor on.",
+            'redefined: {ssl_cipher_suite: "2.0"}',
+        ]
+    ) + "\n"
+
+
 # --- paths ------------------------------------------------------------------------------------------------------------
 
 
@@ -389,7 +431,7 @@ def main():
     out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "plugins" / "plugin_utils" / "knowledge"
     names = ("versions", "migrations", "conf_keys", "upgrade_paths")
     facts = {name: yaml.safe_load((folder / (name + ".yml")).read_text()) for name in names}
-    for make in (versions, migrations, conf_keys, paths):
+    for make in (versions, migrations, conf_keys, conf_renames, paths):
         name = make.__name__
         path = out / (name + ".yml")
         path.write_text(make(facts))

@@ -11,6 +11,7 @@ own. Whatever is asked about a version that is not known raises KnowledgeError, 
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import re
@@ -348,6 +349,16 @@ def key_deprecated(version, key):
     if not entry or _number(entry["since"]) > _number(_described(version)):
         return None
     return list(entry.get("by", []))
+
+
+def key_deprecated_since(key):
+    """The minor since which a property is deprecated, or None. Of two old names for one thing the later one wins."""
+    return _table("conf_keys")["deprecated"].get(str(key).lower(), {}).get("since")
+
+
+def conf_renames():
+    """How old properties go on under new names, see conf_renames.yml."""
+    return copy.deepcopy(_table("conf_renames"))
 
 
 def key_alias(key):
