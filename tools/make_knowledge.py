@@ -380,6 +380,111 @@ def paths(facts):
     return text + "\n"
 
 
+# --- templates --------------------------------------------------------------------------------------------------------
+
+
+# Directives that the template has in every version; the facts only name those that differ.
+EVERY = {
+    "nginx.lua": "error_log; events; http; include; pid",
+    "nginx_kong.lua": """
+        access_by_lua_block; access_log; balancer_by_lua_block; body_filter_by_lua_block; charset;
+        content_by_lua_block; default_type; error_log; error_page; header_filter_by_lua_block;
+        init_by_lua_block; init_worker_by_lua_block; internal; listen; location /; location /nginx_status;
+        location /robots.txt; location = /kong_error_handler; log_by_lua_block; lua_max_pending_timers;
+        lua_max_running_timers; lua_package_cpath; lua_package_path; lua_shared_dict kong;
+        lua_shared_dict kong_cassandra; lua_shared_dict kong_cluster_events; lua_shared_dict kong_db_cache;
+        lua_shared_dict kong_db_cache_miss; lua_shared_dict kong_healthchecks; lua_shared_dict kong_locks;
+        lua_shared_dict kong_process_events; lua_shared_dict kong_rate_limiting_counters; lua_socket_log_errors;
+        lua_socket_pool_size; lua_ssl_trusted_certificate; lua_ssl_verify_depth; proxy_http_version; proxy_pass;
+        proxy_pass_header; proxy_set_header Connection; proxy_set_header Host; proxy_set_header Upgrade;
+        proxy_set_header X-Forwarded-For; proxy_set_header X-Forwarded-Host; proxy_set_header X-Forwarded-Port;
+        proxy_set_header X-Forwarded-Proto; proxy_set_header X-Real-IP; proxy_ssl_certificate;
+        proxy_ssl_certificate_key; proxy_ssl_name; proxy_ssl_server_name; return; rewrite_by_lua_block; server;
+        server_name kong; server_name kong_admin; set $ctx_ref; set $upstream_connection; set $upstream_host;
+        set $upstream_scheme; set $upstream_upgrade; set $upstream_uri; set $upstream_x_forwarded_for;
+        set $upstream_x_forwarded_host; set $upstream_x_forwarded_port; set $upstream_x_forwarded_proto;
+        set_real_ip_from; ssl_certificate; ssl_certificate_by_lua_block; ssl_certificate_key; ssl_ciphers;
+        ssl_session_cache; stub_status; underscores_in_headers; uninitialized_variable_warn;
+        upstream kong_upstream
+    """,
+    "nginx_kong_stream.lua": "",
+}
+# Directives of 2.8 that only stand there under a condition of kong.conf.
+WHEN = {
+    "database = off": ("lua_shared_dict kong_%s_2", "lua_shared_dict stream_kong_%s_2"),
+    "database = cassandra": ("lua_shared_dict kong_cassandra", "lua_shared_dict stream_kong_cassandra"),
+    "stream_listen is set": ("stream",),
+    "status_listen is set": ("server_name kong_status",),
+    "role = control_plane": (
+        "server_name kong_cluster_listener",
+        "location = /v1/outlet",
+        "ssl_client_certificate",
+        "ssl_verify_client",
+        "ssl_verify_depth",
+    ),
+    "lua_ssl_trusted_certificate is set": ("lua_ssl_trusted_certificate",),
+    "client_ssl = on": (
+        "proxy_ssl_certificate",
+        "proxy_ssl_certificate_key",
+        "grpc_ssl_certificate",
+        "grpc_ssl_certificate_key",
+    ),
+}
+CACHES = ("core_db_cache", "core_db_cache_miss", "db_cache", "db_cache_miss")
+
+
+def templates(facts):
+    """The text of templates.yml."""
+    table = facts["templates"]["to_2_8_5"]
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# Directives in the files of kong/templates, by minor version (its final patch): what a minor adds and removes",
+            "# against the one before. A name is that of the directive, with what tells it apart where there are many.",
+            "# placeholders: names of ${{...}}, only those that differ anywhere.",
+            "schema: 1",
+            "",
+            "# Directives that the template has under a condition only.",
+            "when:",
+        ]
+    )
+    for condition, names in WHEN.items():
+        for name in names:
+            for full in [name % cache for cache in CACHES] if "%s" in name else [name]:
+                text += "\n  %s: %s" % (quoted(full), quoted(condition))
+    text += "\n\nminors:"
+    before = {}
+    for minor_ in [*sorted(table, key=number), "2.8"]:
+        now = template_names(table, minor_)
+        text += '\n  "%s":' % minor_
+        for (file, kind), names in now.items():
+            old = before.get((file, kind), [])
+            change = {
+                "added": [name for name in names if name not in old],
+                "removed": [name for name in old if name not in names],
+            }
+            change = {key: each for key, each in change.items() if each}
+            if change:
+                text += "\n    %s %s:\n%s" % (file, kind, rows(change, "      ").rstrip("\n"))
+        before = now
+        text += " {}" if text.endswith(":") else ""
+    return text + "\n"
+
+
+def template_names(table, minor_):
+    """(file, "directives" or "placeholders") -> names that a minor has; table: to_2_8_5 of the facts."""
+    found = {}
+    for file, every in EVERY.items():
+        for kind, prefix in (("directives", ""), ("placeholders", "placeholders_")):
+            changes = {m: entry.get(file, {}) for m, entry in table.items()}
+            last = {" ".join(name.split()) for name in every.split(";") if kind == "directives" and name.strip()}
+            last |= {name for entry in changes.values() for name in entry.get(prefix + "added", [])}
+            change = changes.get(minor_, {})
+            names = last - set(change.get(prefix + "added", [])) | set(change.get(prefix + "removed", []))
+            found[file, kind] = sorted(names)
+    return found
+
+
 # --- check ------------------------------------------------------------------------------------------------------------
 
 
@@ -418,6 +523,12 @@ def check(facts):
         if number(name) > LAST[:2]:
             continue
         assert knowledge.conf_defaults(entry["tag"]) == entry["keys"], name
+    for name, entry in facts["templates"]["to_2_8_5"].items():
+        changes = knowledge.template_changes(entry["source_tag"], "2.8.5")
+        for file in EVERY:
+            said = {key: names for key, names in changes.get(file, {}).items() if names}
+            expected = {key: names for key, names in entry.get(file, {}).items() if names}
+            assert {k: set(v) for k, v in said.items()} == {k: set(v) for k, v in expected.items()}, (name, file)
     for name, entry in facts["conf_keys"]["diff_to_2_8_5"].items():
         diff = knowledge.conf_changes(facts["conf_keys"]["minors"][name]["tag"], "2.8.5")
         assert set(diff["removed"]) == set(entry["removed_silently_ignored"]), (name, diff["removed"])
@@ -429,9 +540,9 @@ def main():
     """Writes the files and checks them."""
     folder = pathlib.Path(sys.argv[1])
     out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "plugins" / "plugin_utils" / "knowledge"
-    names = ("versions", "migrations", "conf_keys", "upgrade_paths")
+    names = ("versions", "migrations", "conf_keys", "upgrade_paths", "templates")
     facts = {name: yaml.safe_load((folder / (name + ".yml")).read_text()) for name in names}
-    for make in (versions, migrations, conf_keys, conf_renames, paths):
+    for make in (versions, migrations, conf_keys, conf_renames, paths, templates):
         name = make.__name__
         path = out / (name + ".yml")
         path.write_text(make(facts))

@@ -377,3 +377,45 @@ def conf_changes(source, target):
         "removed": [k for k in before if not key_exists(target, k)],
         "changed": {k: [before[k], after[k]] for k in before if k in after and before[k] != after[k]},
     }
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+
+def _in_templates(version, kind):
+    """file -> names of "directives" or "placeholders" that its template has in this version."""
+    at, found = _number(_described(version)), {}
+    for name, changes in _table("templates")["minors"].items():
+        for both, change in changes.items() if _number(name) <= at else ():
+            file, of_kind = both.split()
+            if of_kind == kind:
+                names = found.setdefault(file, [])
+                names += change.get("added", [])
+                found[file] = [each for each in names if each not in change.get("removed", [])]
+    return found
+
+
+def template_directives(version):
+    """file of kong/templates -> names of the directives that it has: "lua_shared_dict kong", "location /", "listen"."""
+    return _in_templates(version, "directives")
+
+
+def template_conditions():
+    """name of a directive -> condition ("database = off") under which the template has it, for those that have one."""
+    return dict(_table("templates")["when"])
+
+
+def template_changes(source, target):
+    """file of kong/templates -> {added, removed, placeholders_added, placeholders_removed}, each a list of names.
+
+    Only files and lists that are not empty. A directive whose value alone changed is not told.
+    """
+    found = {}
+    for kind, prefix in (("directives", ""), ("placeholders", "placeholders_")):
+        before, after = _in_templates(source, kind), _in_templates(target, kind)
+        for file in after:
+            for word, one, other in (("added", after, before), ("removed", before, after)):
+                names = [each for each in one.get(file, []) if each not in other.get(file, [])]
+                if names:
+                    found.setdefault(file, {})[prefix + word] = names
+    return found
