@@ -5,8 +5,8 @@
 
 Usage: make_knowledge.py FACTS_FOLDER [OUT_FOLDER]
 
-FACTS_FOLDER holds versions.yml, migrations.yml, conf_keys.yml, plugins.yml and breaking_changes.yml: tables made from Kong's
-public source at its tags. This takes the part that the collection's code asks for, in a form where each fact stands once,
+FACTS_FOLDER holds versions.yml, migrations.yml, conf_keys.yml, plugins.yml, breaking_changes.yml, upgrade_paths.yml and
+templates.yml: tables made from Kong's public source at its tags. This takes the part that the collection's code asks for, in a form where each fact stands once,
 reads the result back through plugin_utils/knowledge, and compares it with the facts: what it writes is complete.
 """
 
@@ -91,22 +91,6 @@ def versions(facts):
             "# Released versions of Kong Gateway OSS. openresty: what the release's packages are built with; two versions",
             "# can take over from each other by a reload only where it is the same. nginx: what a start accepts.",
             "schema: 1",
-            "",
-            "# Versions that an upgrade may lead to, and the lowest that it may start from, in one hop.",
-            'targets: ["2.8"]',
-            'lowest_source: "1.0.0"',
-            "",
-            "# What lies below lowest_source takes these stops first (from this version on: stops).",
-            "stops_below:",
-            '  "0.14.1": ["1.5.1"]',
-            '  "0.0.0": ["0.14.1", "1.5.1"]',
-            "",
-            "# Never a stop with traffic, and why.",
-            "never_a_stop:",
-            '  "1.1.0": a 0.14 cluster on Cassandra gets corrupt data on this path, mended in 1.1.1',
-            '  "1.5.0": migrate-apis works in one order of steps only, mended in 1.5.1',
-            '  "2.1.0": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
-            '  "2.1.1": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
             "",
             "# A version that one of these finds is Kong Enterprise: a fourth number, or its name.",
             "enterprise: ['^\\d+\\.\\d+\\.\\d+\\.\\d+', '^0\\.\\d+-\\d', '(?i)enterprise']",
@@ -319,6 +303,263 @@ def hazards(facts):
     return text + "\n"
 
 
+# --- names in kong.conf -----------------------------------------------------------------------------------------------
+
+
+def conf_renames(facts):
+    """The text of conf_renames.yml: what the loaders of kong.conf do with old names beyond conf_keys.yml."""
+    for old, new in (("nginx_http_upstream_", "nginx_upstream_"), ("nginx_http_status_", "nginx_status_")):
+        before, after = (facts["conf_keys"]["dynamic_prefixes"][minor_] for minor_ in ("1.4", "2.0"))
+        assert old in before and old not in after and new in after, old
+    return HEAD + "\n".join(
+        [
+            "#",
+            "# How old properties of kong.conf go on under new names, where conf_keys.yml does not say it.",
+            "schema: 1",
+            "",
+            "# Beginnings of names that take any directive of nginx and became others.",
+            "prefixes: {nginx_http_upstream_: nginx_upstream_, nginx_http_status_: nginx_status_}",
+            "",
+            "# Lists that became part of another one.",
+            "merged: {custom_plugins: plugins}",
+            "",
+            "# New properties that want the old value in another form: a time of nginx in seconds, NONE as 0.",
+            "forms:",
+            "  upstream_keepalive_idle_timeout: seconds",
+            "  upstream_keepalive_pool_size: number",
+            "  upstream_keepalive_max_requests: number",
+            "",
+            "# Properties whose default moved to another one, while the name still works.",
+            "moved:",
+            "  nginx_http_ssl_protocols: ssl_protocols",
+            "  nginx_http_ssl_prefer_server_ciphers: ssl_prefer_server_ciphers",
+            "  nginx_http_ssl_session_tickets: ssl_session_tickets",
+            "  nginx_http_ssl_session_timeout: ssl_session_timeout",
+            "",
+            "# Properties whose default says nothing, since ssl_cipher_suite decides.",
+            "computed: [ssl_ciphers]",
+            "",
+            "# Properties whose values mean something else from this minor on.",
+            'redefined: {ssl_cipher_suite: "2.0"}',
+        ]
+    ) + "\n"
+
+
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+UPGRADE_2_8 = "UPGRADE.md of Kong 2.8, Upgrade from 1.0.x - 2.2.x to 2.8.x"
+# In order: of the rows that a source falls into, one that leads to the target goes before the others. A new release of
+# a minor that is there needs no row.
+HOPS = (
+    {
+        "from": "0.0.0",
+        "below": "0.14.1",
+        "to": "0.14.1",
+        "strategy": "downtime_window",
+        "why": "1.5 reads the database of no version below 0.14.1; once it is migrated, older nodes live off their cache",
+        "docs": "UPGRADE.md of Kong 0.14.1, Suggested Upgrade Path",
+    },
+    {
+        "from": "0.14.1",
+        "below": "1.0.0",
+        "to": "1.5.1",
+        "strategy": "blue_green",
+        "why": "2.x cannot read what 0.x keeps of its migrations, and 1.5.1 moves apis to services and routes (migrate-apis)",
+        "docs": "UPGRADE.md of Kong 1.5, Upgrade from 0.x to 1.5.0",
+    },
+    {
+        "from": "1.0.0",
+        "below": "1.3.0",
+        "to": "2.8",
+        "datastore": "cassandra",
+        "strategy": "downtime_window",
+        "why": "old and new nodes cannot use one keyspace, and there is no kong config db_export before 1.3 to fill another",
+        "docs": UPGRADE_2_8 + ", Cassandra",
+    },
+    {
+        "from": "1.3.0",
+        "below": "2.1.0",
+        "to": "2.8",
+        "datastore": "cassandra",
+        "strategy": "new_keyspace",
+        "why": (
+            "old and new nodes cannot use one keyspace; an export of 1.3 to 2.0 lacks basic-auth credentials, "
+            "and one of 1.3 to 1.5 has run_on, which 2.x rejects"
+        ),
+        "docs": UPGRADE_2_8 + ", Cassandra",
+    },
+    {
+        "from": "2.1.0",
+        "below": "2.2.0",
+        "to": "2.8",
+        "datastore": "cassandra",
+        "strategy": "new_keyspace",
+        "why": "the documentation calls 2.1 incompatible with 2.8 in one keyspace; the code does not bear it out (boundary 2.0)",
+        "docs": UPGRADE_2_8 + ", Cassandra",
+    },
+    {
+        "from": "1.0.0",
+        "below": "2.8.0",
+        "to": "2.8",
+        "strategy": "blue_green",
+        "why": "one hop: after kong migrations up, old and new nodes work on one database until kong migrations finish",
+        "docs": UPGRADE_2_8,
+    },
+    {
+        "from": "2.8.0",
+        "below": "2.9.0",
+        "to": "2.8",
+        "strategy": "rolling",
+        "why": "no migrations between releases of one minor",
+        "docs": "UPGRADE.md of Kong 2.8, Suggested upgrade path",
+    },
+)
+
+
+def paths(facts):
+    """The text of paths.yml; HOPS is checked against the facts here, since most of them are sentences."""
+    table = facts["upgrade_paths"]
+    chains = {key: ends[:-1] for key, ends in table["chain_to_2_8_5"].items() if key != "notes"}
+    stops = {hop["below"]: hop["to"] for hop in HOPS if hop["to"] != "2.8"}
+    assert chains == {
+        "below_0_14_1": [stops["0.14.1"], stops["1.0.0"]],
+        "0.14.1": [stops["1.0.0"]],
+        "1.0 .. 1.5": [],
+        "2.0 .. 2.7": [],
+    }, chains
+    assert table["path_cassandra_to_2_8"]["documented_boundary"]["2.3 .. 2.8 docs"] == "from 2.1.x or lower"
+    assert table["path_cassandra_to_2_8"]["code_boundary"] == "<= 2.0.x"
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# Which way leads where. Versions that an upgrade may lead to:",
+            "schema: 1",
+            'targets: ["2.8"]',
+            "",
+            "# Never a stop with traffic, and why.",
+            "never_a_stop:",
+            '  "1.1.0": a 0.14 cluster on Cassandra gets corrupt data on this path, mended in 1.1.1',
+            '  "1.5.0": migrate-apis works in one order of steps only, mended in 1.5.1',
+            '  "2.1.0": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
+            '  "2.1.1": a balancer retry may reach an unrelated upstream, mended in 2.1.2',
+            "",
+            "# Hops: from a source that is `from` or newer and below `below`, on any datastore if none is named. `to` is a",
+            "# release to stop at, or the minor of the target. The first row that fits counts; one that leads to the target",
+            "# goes before others.",
+            "hops:",
+        ]
+    )
+    for hop in HOPS:
+        text += "\n  - " + rows(hop, "    ").strip()
+    return text + "\n"
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+
+# Directives that the template has in every version; the facts only name those that differ.
+EVERY = {
+    "nginx.lua": "error_log; events; http; include; pid",
+    "nginx_kong.lua": """
+        access_by_lua_block; access_log; balancer_by_lua_block; body_filter_by_lua_block; charset;
+        content_by_lua_block; default_type; error_log; error_page; header_filter_by_lua_block;
+        init_by_lua_block; init_worker_by_lua_block; internal; listen; location /; location /nginx_status;
+        location /robots.txt; location = /kong_error_handler; log_by_lua_block; lua_max_pending_timers;
+        lua_max_running_timers; lua_package_cpath; lua_package_path; lua_shared_dict kong;
+        lua_shared_dict kong_cassandra; lua_shared_dict kong_cluster_events; lua_shared_dict kong_db_cache;
+        lua_shared_dict kong_db_cache_miss; lua_shared_dict kong_healthchecks; lua_shared_dict kong_locks;
+        lua_shared_dict kong_process_events; lua_shared_dict kong_rate_limiting_counters; lua_socket_log_errors;
+        lua_socket_pool_size; lua_ssl_trusted_certificate; lua_ssl_verify_depth; proxy_http_version; proxy_pass;
+        proxy_pass_header; proxy_set_header Connection; proxy_set_header Host; proxy_set_header Upgrade;
+        proxy_set_header X-Forwarded-For; proxy_set_header X-Forwarded-Host; proxy_set_header X-Forwarded-Port;
+        proxy_set_header X-Forwarded-Proto; proxy_set_header X-Real-IP; proxy_ssl_certificate;
+        proxy_ssl_certificate_key; proxy_ssl_name; proxy_ssl_server_name; return; rewrite_by_lua_block; server;
+        server_name kong; server_name kong_admin; set $ctx_ref; set $upstream_connection; set $upstream_host;
+        set $upstream_scheme; set $upstream_upgrade; set $upstream_uri; set $upstream_x_forwarded_for;
+        set $upstream_x_forwarded_host; set $upstream_x_forwarded_port; set $upstream_x_forwarded_proto;
+        set_real_ip_from; ssl_certificate; ssl_certificate_by_lua_block; ssl_certificate_key; ssl_ciphers;
+        ssl_session_cache; stub_status; underscores_in_headers; uninitialized_variable_warn;
+        upstream kong_upstream
+    """,
+    "nginx_kong_stream.lua": "",
+}
+# Directives of 2.8 that only stand there under a condition of kong.conf.
+WHEN = {
+    "database = off": ("lua_shared_dict kong_%s_2", "lua_shared_dict stream_kong_%s_2"),
+    "database = cassandra": ("lua_shared_dict kong_cassandra", "lua_shared_dict stream_kong_cassandra"),
+    "stream_listen is set": ("stream",),
+    "status_listen is set": ("server_name kong_status",),
+    "role = control_plane": (
+        "server_name kong_cluster_listener",
+        "location = /v1/outlet",
+        "ssl_client_certificate",
+        "ssl_verify_client",
+        "ssl_verify_depth",
+    ),
+    "lua_ssl_trusted_certificate is set": ("lua_ssl_trusted_certificate",),
+    "client_ssl = on": (
+        "proxy_ssl_certificate",
+        "proxy_ssl_certificate_key",
+        "grpc_ssl_certificate",
+        "grpc_ssl_certificate_key",
+    ),
+}
+CACHES = ("core_db_cache", "core_db_cache_miss", "db_cache", "db_cache_miss")
+
+
+def templates(facts):
+    """The text of templates.yml."""
+    table = facts["templates"]["to_2_8_5"]
+    text = HEAD + "\n".join(
+        [
+            "#",
+            "# Directives in the files of kong/templates, by minor version (its final patch): what a minor adds and removes",
+            "# against the one before. A name is that of the directive, with what tells it apart where there are many.",
+            "# placeholders: names of ${{...}}, only those that differ anywhere.",
+            "schema: 1",
+            "",
+            "# Directives that the template has under a condition only.",
+            "when:",
+        ]
+    )
+    for condition, names in WHEN.items():
+        for name in names:
+            for full in [name % cache for cache in CACHES] if "%s" in name else [name]:
+                text += "\n  %s: %s" % (quoted(full), quoted(condition))
+    text += "\n\nminors:"
+    before = {}
+    for minor_ in [*sorted(table, key=number), "2.8"]:
+        now = template_names(table, minor_)
+        text += '\n  "%s":' % minor_
+        for (file, kind), names in now.items():
+            old = before.get((file, kind), [])
+            change = {
+                "added": [name for name in names if name not in old],
+                "removed": [name for name in old if name not in names],
+            }
+            change = {key: each for key, each in change.items() if each}
+            if change:
+                text += "\n    %s %s:\n%s" % (file, kind, rows(change, "      ").rstrip("\n"))
+        before = now
+        text += " {}" if text.endswith(":") else ""
+    return text + "\n"
+
+
+def template_names(table, minor_):
+    """(file, "directives" or "placeholders") -> names that a minor has; table: to_2_8_5 of the facts."""
+    found = {}
+    for file, every in EVERY.items():
+        for kind, prefix in (("directives", ""), ("placeholders", "placeholders_")):
+            changes = {m: entry.get(file, {}) for m, entry in table.items()}
+            last = {" ".join(name.split()) for name in every.split(";") if kind == "directives" and name.strip()}
+            last |= {name for entry in changes.values() for name in entry.get(prefix + "added", [])}
+            change = changes.get(minor_, {})
+            names = last - set(change.get(prefix + "added", [])) | set(change.get(prefix + "removed", []))
+            found[file, kind] = sorted(names)
+    return found
+
+
 # --- check ------------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +598,12 @@ def check(facts):
         if number(name) > LAST[:2]:
             continue
         assert knowledge.conf_defaults(entry["tag"]) == entry["keys"], name
+    for name, entry in facts["templates"]["to_2_8_5"].items():
+        changes = knowledge.template_changes(entry["source_tag"], "2.8.5")
+        for file in EVERY:
+            said = {key: names for key, names in changes.get(file, {}).items() if names}
+            expected = {key: names for key, names in entry.get(file, {}).items() if names}
+            assert {k: set(v) for k, v in said.items()} == {k: set(v) for k, v in expected.items()}, (name, file)
     for name, entry in facts["conf_keys"]["diff_to_2_8_5"].items():
         diff = knowledge.conf_changes(facts["conf_keys"]["minors"][name]["tag"], "2.8.5")
         assert set(diff["removed"]) == set(entry["removed_silently_ignored"]), (name, diff["removed"])
@@ -368,9 +615,9 @@ def main():
     """Writes the files and checks them."""
     folder = pathlib.Path(sys.argv[1])
     out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "plugins" / "plugin_utils" / "knowledge"
-    names = ("versions", "migrations", "conf_keys", "plugins", "breaking_changes")
+    names = ("versions", "migrations", "conf_keys", "plugins", "breaking_changes", "upgrade_paths", "templates")
     facts = {name: yaml.safe_load((folder / (name + ".yml")).read_text()) for name in names}
-    for make in (versions, migrations, conf_keys, plugins, hazards):
+    for make in (versions, migrations, conf_keys, conf_renames, plugins, hazards, paths, templates):
         name = make.__name__
         path = out / (name + ".yml")
         path.write_text(make(facts))

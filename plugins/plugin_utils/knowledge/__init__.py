@@ -11,6 +11,7 @@ own. Whatever is asked about a version that is not known raises KnowledgeError, 
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 import re
@@ -21,7 +22,14 @@ DATASTORES = ("postgres", "cassandra")
 
 
 class KnowledgeError(ValueError):
-    """A version, datastore or way that the collection does not know; the message says what is known."""
+    """A version, datastore or way that the collection does not know; the message says what is known.
+
+    what is wrong and, where there is something, what to do about it: the message is both.
+    """
+
+    def __init__(self, what, do=None):
+        super().__init__("%s: %s" % (what, do) if do else what)
+        self.what, self.do = what, do
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -83,7 +91,7 @@ def versions():
             "date": entry["date"],
             "openresty": entry.get("openresty"),
             "nginx": list(entry["nginx"]) if "nginx" in entry else None,
-            "target": minor(version) in table["targets"],
+            "target": minor(version) in _table("paths")["targets"],
         }
         for version, entry in table["versions"].items()
     }
@@ -99,7 +107,7 @@ def newest(of_minor):
 
 def newest_target():
     """The newest release that an upgrade may lead to."""
-    return newest(_table("versions")["targets"][-1])
+    return newest(_table("paths")["targets"][-1])
 
 
 def compare(left, right):
@@ -129,50 +137,82 @@ def _latest(by_version, version):
     return by_version[max(fitting, key=_number)] if fitting else None
 
 
-def _below_lowest(version):
-    """Whether it looks like a version and is too old to start from, known or not."""
+# --- paths ------------------------------------------------------------------------------------------------------------
+
+
+def _startable(version):
+    """The version as text, if a way may begin there: a known release, or any version below the lowest known."""
     text = str(version).strip()
-    return bool(re.match(r"\d+\.\d+\.\d+$", text)) and _number(text) < _number(_table("versions")["lowest_source"])
+    if re.match(r"\d+\.\d+\.\d+$", text) and _number(text) < min(map(_number, _table("versions")["versions"])):
+        return text
+    return _known(text)
 
 
-def path(source, target):
-    """The hops that lead from one version to another, without the first: [] where they are the same.
+def _hop(source, target, datastore):
+    """The row of paths.yml that leads on from source."""
+    rows = [
+        row
+        for row in _table("paths")["hops"]
+        if _number(row["from"]) <= _number(source) < _number(row["below"])
+        and row.get("datastore", datastore) == datastore
+    ]
+    return next((row for row in rows if row["to"] == minor(target)), rows[0])
 
-    Raises KnowledgeError, with the reason and what to do, for an unknown version, Kong Enterprise, a target that this
-    collection does not upgrade to, a downgrade, and a source below the lowest that one hop can start from.
+
+def hops(source, target, datastore="postgres"):
+    """The hops that lead from one version to another, [] where they are the same.
+
+    Each is {from, to, strategy, why, docs}; a rolling one has reload besides, whether a reload takes the new version
+    over (else the node is quit and started). Raises KnowledgeError, with the reason and what to do, for an unknown
+    version or datastore, Kong Enterprise, a target that this collection does not upgrade to, and a downgrade.
     """
-    table = _table("versions")
+    table = _table("paths")
     for name, version in (("source", source), ("target", target)):
         if edition(version) == "enterprise":
             raise KnowledgeError(
                 "%s %s is Kong Enterprise; this collection upgrades Kong Gateway OSS" % (name, str(version).strip())
             )
-    target = _known(target)
-    if not _below_lowest(source):
-        source = _known(source)
+    if datastore not in DATASTORES:
+        raise KnowledgeError("datastore %r is not known" % (datastore,), "say %s" % " or ".join(DATASTORES))
+    target, source = _known(target), _startable(source)
     if source == target:
         return []
-    source = str(source).strip()
     if _number(source) > _number(target):
         raise KnowledgeError(
-            "%s is older than %s, which runs already; a downgrade is not possible: migrations have no way back, "
-            "restore a backup instead" % (target, source)
+            "%s is older than %s, which runs already; a downgrade is not possible, migrations have no way back"
+            % (target, source),
+            "restore a backup instead",
         )
+    choose = "choose %s" % " or ".join(newest(m) for m in table["targets"])
+    if target in table["never_a_stop"]:
+        raise KnowledgeError("%s must not get traffic: %s" % (target, table["never_a_stop"][target]), choose)
     if minor(target) not in table["targets"]:
+        raise KnowledgeError("%s is not a version that this collection upgrades to" % target, choose)
+    found = []
+    while source != target:
+        row = _hop(source, target, datastore)
+        to = target if row["to"] == minor(target) else row["to"]
+        hop = {"from": source, "to": to, **{key: row[key] for key in ("strategy", "why", "docs")}}
+        if hop["strategy"] == "rolling":
+            hop["reload"] = same_openresty(source, to)
+        found.append(hop)
+        source = to
+    return found
+
+
+def path(source, target):
+    """The versions that one hop leads to, without the first: [] where they are the same.
+
+    Raises KnowledgeError as hops() does, and where it takes more than one hop.
+    """
+    stops = [hop["to"] for hop in hops(source, target)]
+    if len(stops) > 1:
+        lowest = min((row["from"] for row in _table("paths")["hops"] if row["to"] == minor(stops[-1])), key=_number)
         raise KnowledgeError(
-            "%s is not a version that this collection upgrades to: choose %s"
-            % (target, " or ".join(newest(m) for m in table["targets"]))
+            "%s is below %s, the lowest version that leads to %s in one hop" % (str(source).strip(), lowest, stops[-1]),
+            "upgrade by way of %s" % ", then ".join(stops),
         )
-    if _below_lowest(source):
-        stops = list(_latest(table["stops_below"], "0.0.0"))
-        for below in sorted(table["stops_below"], key=_number):
-            if _number(source) >= _number(below):
-                stops = list(table["stops_below"][below])
-        raise KnowledgeError(
-            "%s is below %s, the lowest version that leads to %s in one hop: upgrade by way of %s"
-            % (source, table["lowest_source"], target, ", then ".join(stops + [target]))
-        )
-    return [target]
+    return stops
 
 
 # --- migrations -------------------------------------------------------------------------------------------------------
@@ -311,6 +351,16 @@ def key_deprecated(version, key):
     return list(entry.get("by", []))
 
 
+def key_deprecated_since(key):
+    """The minor since which a property is deprecated, or None. Of two old names for one thing the later one wins."""
+    return _table("conf_keys")["deprecated"].get(str(key).lower(), {}).get("since")
+
+
+def conf_renames():
+    """How old properties go on under new names, see conf_renames.yml."""
+    return copy.deepcopy(_table("conf_renames"))
+
+
 def key_alias(key):
     """The other name of a property that has two, or None: nginx_user -> nginx_main_user."""
     return _table("conf_keys")["aliases"].get(str(key).lower())
@@ -355,3 +405,45 @@ def hazards(source, target):
         if compare(source, entry["version"]) < 0 <= compare(target, entry["version"])
         or any(str(source).strip() in detector.get("running", []) for detector in entry.get("detect", []))
     }
+
+
+# --- templates --------------------------------------------------------------------------------------------------------
+
+
+def _in_templates(version, kind):
+    """file -> names of "directives" or "placeholders" that its template has in this version."""
+    at, found = _number(_described(version)), {}
+    for name, changes in _table("templates")["minors"].items():
+        for both, change in changes.items() if _number(name) <= at else ():
+            file, of_kind = both.split()
+            if of_kind == kind:
+                names = found.setdefault(file, [])
+                names += change.get("added", [])
+                found[file] = [each for each in names if each not in change.get("removed", [])]
+    return found
+
+
+def template_directives(version):
+    """file of kong/templates -> names of the directives that it has: "lua_shared_dict kong", "location /", "listen"."""
+    return _in_templates(version, "directives")
+
+
+def template_conditions():
+    """name of a directive -> condition ("database = off") under which the template has it, for those that have one."""
+    return dict(_table("templates")["when"])
+
+
+def template_changes(source, target):
+    """file of kong/templates -> {added, removed, placeholders_added, placeholders_removed}, each a list of names.
+
+    Only files and lists that are not empty. A directive whose value alone changed is not told.
+    """
+    found = {}
+    for kind, prefix in (("directives", ""), ("placeholders", "placeholders_")):
+        before, after = _in_templates(source, kind), _in_templates(target, kind)
+        for file in after:
+            for word, one, other in (("added", after, before), ("removed", before, after)):
+                names = [each for each in one.get(file, []) if each not in other.get(file, [])]
+                if names:
+                    found.setdefault(file, {})[prefix + word] = names
+    return found

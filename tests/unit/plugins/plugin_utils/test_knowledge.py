@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
 
-DATA = {name: knowledge._table(name) for name in ("versions", "migrations", "conf_keys")}
+DATA = {name: knowledge._table(name) for name in ("versions", "paths", "migrations", "conf_keys")}
 VERSION = re.compile(r"\d+\.\d+\.\d+$")
 ID = re.compile(r"\d{3}_\w+$")
 
@@ -30,11 +30,18 @@ def test_versions_have_their_shape():
         assert re.match(r"20\d\d-\d\d-\d\d$", entry["date"]), version
         assert set(entry) in ({"date"}, {"date", "openresty", "nginx"}), version
         assert set(entry) == {"date"} or number(version) < (3,)
-    assert table["lowest_source"] in table["versions"]
-    assert set(table["never_a_stop"]) <= set(table["versions"])
-    for stops in table["stops_below"].values():
-        assert set(stops) <= set(table["versions"])
-        assert not set(stops) & set(table["never_a_stop"])
+
+
+def test_paths_have_their_shape():
+    table, known = DATA["paths"], DATA["versions"]["versions"]
+    assert table["schema"] == 1
+    assert set(table["never_a_stop"]) <= set(known)
+    for row in table["hops"]:
+        assert set(row) - {"datastore"} == {"from", "below", "to", "strategy", "why", "docs"}
+        assert number(row["from"]) < number(row["below"])
+        assert row["to"] in (set(known) - set(table["never_a_stop"])) | set(table["targets"])
+        assert row["strategy"] in ("blue_green", "rolling", "new_keyspace", "downtime_window")
+        assert row.get("datastore", "postgres") in knowledge.DATASTORES
 
 
 def test_migrations_have_their_shape():
@@ -75,7 +82,7 @@ def test_reading_is_fast_and_happens_once():
         assert time.process_time() - begun < 0.25  # 0.01 s on an idle machine
     for _again in range(3):
         knowledge.conf_defaults("2.8.5")
-    assert knowledge._table.cache_info().misses == 3
+    assert knowledge._table.cache_info().misses == 4
 
 
 def test_what_is_returned_is_the_callers_own():
