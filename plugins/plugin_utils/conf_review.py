@@ -61,15 +61,16 @@ def review(settings: dict, source: str, target: str) -> dict:
     for new, olds in successors.items():
         proposed[new] = given[new] if new in given and not merges(olds) else max(olds)[2]
     proposed = {key: value for key, value in proposed.items() if value is not None}
-    before, after = _conf.render(given), _conf.render(proposed)
     found["changed_defaults"] = changed_defaults(given, source, target)
     found["proposed"] = proposed
-    found["diff"] = "".join(
-        difflib.unified_diff(
-            before.splitlines(True), after.splitlines(True), "kong.conf of %s" % source, "kong.conf of %s" % target
-        )
-    )
+    found["diff"] = difference(given, proposed, "kong.conf of %s" % source, "kong.conf of %s" % target)
     return found
+
+
+def difference(before, after, before_name, after_name):
+    """The unified difference between two settings, each written as a kong.conf; empty where they are the same."""
+    texts = [_conf.render(settings).splitlines(True) for settings in (before, after)]
+    return "".join(difflib.unified_diff(*texts, before_name, after_name))
 
 
 def renamed(key, source, target):

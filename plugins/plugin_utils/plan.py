@@ -19,7 +19,7 @@ The survey, as `survey.py` collects it:
 from __future__ import annotations
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import hazards, knowledge, room, weights
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import conf_review, hazards, knowledge, path, room, weights
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, effective
 
 LOCAL_STATUS = "127.0.0.1:8100"
@@ -69,7 +69,8 @@ def build(survey: dict) -> dict:
     check_hosts(survey, found)
     source = version_of_blue(survey, found)
     target = check_target(survey, source, found)
-    of_blue = settings_of_blue(survey, source)
+    running = source if source in knowledge.versions() else None  # of others nothing is known
+    of_blue = settings_of_blue(survey, running, target)
     settings = {
         host: settings_of_green(host, survey, of_blue, target, found)
         for host in groups["green"]
@@ -87,12 +88,12 @@ def build(survey: dict) -> dict:
     check_blue_is_there(groups, options, stands, found)
     todo = phases_to_run(options, stands, found)
     check_server(survey, todo, found)
-    check_state(survey, source, target, stands, found)
+    check_state(survey, running, target, stands, found)
     check_counters(survey, todo, stands, found)
     if "expand" in todo:
         room.look(survey["database"], float(options["max_transaction_age"]), found)
-    ahead = check_hazards(survey, source, target, stands, found)
-    if check_way_back(options, source, target, stands, migrations, found):
+    ahead = check_hazards(survey, running, target, stands, found)
+    if check_way_back(options, running, target, stands, migrations, found):
         check_base_weights(servers, todo, found)
     names = {colour: [name_of(survey, host) for host in groups[colour]] for colour in ("blue", "green")}
     for batch in batches:
@@ -136,7 +137,9 @@ def build(survey: dict) -> dict:
         "migrations": {
             key: migrations.get(key) for key in ("state", "new", "pending", "executed", "lock", "fingerprint")
         },
-        "ahead": migrations_ahead(migrations, source, target),
+        "ahead": migrations_ahead(migrations, running, target),
+        "path": path.find([source], options["target_version"], kind_of_datastore(survey)) if source else None,
+        "conf": conf_ahead(survey, of_blue, settings, running, target, found),
         "hazards": ahead["hazards"],
         "checklist": ahead["checklist"],
         "blockers": found.blockers,
@@ -409,18 +412,15 @@ def check_target(survey, source, found):
             "choose one, such as %s" % knowledge.newest_target(),
         )
         return None
-    if source:
-        try:
-            hops = knowledge.path(source, target)
-        except knowledge.KnowledgeError as error:
-            found.block("kong_upgrade_target_version", str(error), "choose another target, or another way to it")
-        else:
-            if len(hops) > 1:
-                found.block(
-                    "kong_upgrade_target_version",
-                    "from %s it takes several hops: %s" % (source, " -> ".join([source] + hops)),
-                    "upgrade to %s first; this version of the collection does one hop a run" % hops[0],
-                )
+    way = path.find([source], target, kind_of_datastore(survey)) if source else {"problems": [], "hops": []}
+    for problem in way["problems"]:
+        found.block("kong_upgrade_target_version", problem["what"], problem["do"])
+    if len(way["hops"]) > 1:
+        found.block(
+            "kong_upgrade_target_version",
+            "from %s it takes several hops: %s" % (source, " -> ".join([source] + [hop["to"] for hop in way["hops"]])),
+            "upgrade to %s first; this version of the collection does one hop a run" % way["hops"][0]["to"],
+        )
     for host in survey["groups"]["green"]:
         seen = survey["hosts"].get(host) or {}
         gateway = seen.get("gateway")
@@ -447,6 +447,15 @@ def check_target(survey, source, found):
                 "build it with OpenResty %s and lua-kong-nginx-module, or install the package" % releases["openresty"],
             )
     return target
+
+
+def kind_of_datastore(survey):
+    """postgres or cassandra, as the first blue node that tells has it; postgres where none does."""
+    for host in survey["groups"]["blue"]:
+        datastore = ((survey["hosts"].get(host) or {}).get("gateway") or {}).get("datastore") or {}
+        if datastore.get("kind") in knowledge.DATASTORES:
+            return datastore["kind"]
+    return "postgres"
 
 
 def built_right(survey, host, target):
@@ -513,25 +522,61 @@ def check_hazards(survey, source, target, stands, found):
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
-def settings_of_blue(survey, source):
-    """What blue has set, looked at once for all of green.
+def settings_of_blue(survey, source, target):
+    """What blue has set, as the target calls it, looked at once for all of green.
 
     Returns values {key: {value: [hosts]}}, places {key: [hosts]} of the values that hold the address, name or prefix of a blue host,
-    secrets (set of keys) and hosts.
+    secrets (set of keys), hosts, reviews [(hosts, what conf_review.review says of what they have set)].
     """
-    blue = {"values": {}, "places": {}, "secrets": secrets_of_blue(survey), "hosts": []}
+    blue = {"values": {}, "places": {}, "secrets": secrets_of_blue(survey), "hosts": [], "reviews": []}
+    reviews = {}
     for host in survey["groups"]["blue"]:
         gateway = (survey["hosts"].get(host) or {}).get("gateway")
         if not gateway:
             continue
         blue["hosts"].append(host)
         own = own_words(host, gateway)
-        for key, value in effective(gateway, source).items():
+        settings = effective(gateway, source)
+        if source and target:
+            alike = tuple(settings.items())
+            if alike not in reviews:
+                reviews[alike] = ([], conf_review.review(settings, source, target))
+                blue["reviews"].append(reviews[alike])
+            reviews[alike][0].append(host)
+            settings = reviews[alike][1]["proposed"]
+        for key, value in settings.items():
             if any(word in str(value) for word in own):
                 blue["places"].setdefault(key, []).append(host)
             else:
                 blue["values"].setdefault(key, {}).setdefault(str(value), []).append(host)
     return blue
+
+
+def conf_ahead(survey, blue, settings, source, target, found):
+    """What becomes of blue's kong.conf: the lists of conf_review.review, each entry with the hosts it concerns, and the difference between
+    the first blue node's and the first green node's, or, without green, what is proposed for it. None where nothing is known."""
+    if not blue["reviews"]:
+        return None
+    result = {}
+    for name in ("removed", "renamed", "deprecated", "newly_read", "unknown", "changed_defaults"):
+        entries = {}
+        for hosts, review in blue["reviews"]:
+            for entry in review[name]:
+                same = entries.setdefault((entry["key"], entry["do"]), dict(entry, hosts=[]))
+                same["hosts"] += hosts
+        result[name] = list(entries.values())
+    for name in ("removed", "newly_read", "unknown"):
+        for entry in result[name]:
+            found.warn(", ".join(entry["hosts"]), "%s in kong.conf" % entry["key"], entry["do"])
+    first, review = blue["reviews"][0][0][0], blue["reviews"][0][1]
+    green = next((host for host in survey["groups"]["green"] if host in settings), None)
+    result["diff"] = conf_review.difference(
+        effective(survey["hosts"][first]["gateway"], source),
+        settings[green] if green else review["proposed"],
+        "kong.conf of %s, Kong %s" % (first, source),
+        "kong.conf of %s, Kong %s" % (green or "green", target),
+    )
+    return result
 
 
 def settings_of_green(host, survey, blue, target, found):
@@ -553,15 +598,6 @@ def settings_of_green(host, survey, blue, target, found):
         found.block(
             ", ".join(blue["hosts"]), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings"
         )
-    for key in sorted(agreed):
-        if target and not knowledge.key_exists(target, key):
-            if first:
-                found.warn(
-                    "kong.conf",
-                    "%s is not a property of Kong %s and is left out" % (key, target),
-                    "look at the changes of that version",
-                )
-            del agreed[key]
     result = dict(sorted({**agreed, **overrides}.items()))
     result["admin_listen"] = "off"
     result.setdefault("status_listen", LOCAL_STATUS)

@@ -57,6 +57,8 @@ def build(seen: dict) -> dict:
         if failure
         else "predicted"
         if seen.get("check_mode")
+        else "looked"
+        if seen.get("looks")
         else "done"
     )
     report = {
@@ -79,6 +81,8 @@ def build(seen: dict) -> dict:
         "blockers": plan.get("blockers") or [],
         # Hazards have a section of their own.
         "warnings": [row for row in plan.get("warnings") or [] if not row.get("hazard")],
+        "path": (plan.get("path") or {}).get("hops") or [],
+        "conf": plan.get("conf"),
         "hazards": plan.get("hazards") or [],
         "checklist": plan.get("checklist") or [],
         "shift": curve(plan, gates, done),

@@ -269,6 +269,13 @@ def test_all_problems_come_at_once(survey):
     assert len(blockers(survey)) >= 3
 
 
+@pytest.mark.parametrize("version, words", [("0.36-2", "Enterprise"), ("0.13.1", "several hops"), ("1.9.0", "1.9.0 is not known"), ("2.1.4.6", "Enterprise")])
+def test_sources_of_which_nothing_is_known(survey, version, words):
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"]["node"]["version"] = version
+    assert words in " ".join(blockers(survey))
+
+
 def test_a_limit_is_told_alone(survey):
     survey["play_hosts"] = ["g1", "g2"]
     survey["hosts"]["b2"]["error"] = "was not looked at"
