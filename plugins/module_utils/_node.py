@@ -8,7 +8,15 @@ import os
 import threading
 import time
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _cli, _conf, _fence, _host, _probe, _process, _supervisor
+from ansible_collections.bluegreen.kong.plugins.module_utils import (
+    _cli,
+    _conf,
+    _fence,
+    _host,
+    _probe,
+    _process,
+    _supervisor,
+)
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import KongError
 
 WILDCARDS = ("0.0.0.0", "::", "*", "localhost", "127.0.0.1", "::1")

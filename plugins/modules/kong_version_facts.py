@@ -233,12 +233,13 @@ ansible_facts:
               description: C(versions) of the package kong that the lists of the package C(manager) offer.
               type: dict
             repositories:
-              description: Lines of the package manager's repository files that name Kong's packages, C(path) and C(text), without credentials.
+              description: Lines of the repositories' files that name Kong's packages, C(path) and C(text), without credentials.
               type: list
               elements: dict
             files:
               description: >-
-                The prefix, its logs and every setting that names a file, with C(path), C(exists), C(owner), C(group) (number) and C(mode).
+                The prefix, its logs and every setting that names a file, with C(path), C(exists), C(owner), C(group) (number)
+                and C(mode).
               type: dict
             users:
               description: Whether the users kong and nobody exist.
@@ -263,8 +264,8 @@ ansible_facts:
               type: dict
             plugins:
               description: >-
-                Plugins named in the settings and found on the Lua path, with C(path), C(has_daos), C(has_migrations), and C(base_plugin), whether
-                they inherit from BasePlugin.
+                Plugins named in the settings and found on the Lua path, with C(path), C(has_daos), C(has_migrations), and
+                C(base_plugin), whether they inherit from BasePlugin.
               type: dict
         addresses:
           description: IP addresses of this host's interfaces.

@@ -88,7 +88,11 @@ class Cluster:
         if "database" in detector and self.kind != detector["database"]:
             return {}
         absent = detector.get("absent", [])
-        if any(key in settings for settings in self.settings.values() for key in ([absent] if isinstance(absent, str) else absent)):
+        if any(
+            key in settings
+            for settings in self.settings.values()
+            for key in ([absent] if isinstance(absent, str) else absent)
+        ):
             return {}
         if "sql" in detector:
             answer = (self.database.get("answers") or {}).get("%s/%d" % (name, number)) or {}
@@ -144,12 +148,16 @@ class Cluster:
         if "memory_below_twice" in detector:
             size = size_of(settings.get(detector["memory_below_twice"]))
             low = size and facts.get("memory_bytes") and facts["memory_bytes"] < 2 * size
-            return ["%s = %s" % (detector["memory_below_twice"], settings[detector["memory_below_twice"]])] if low else []
+            return (
+                ["%s = %s" % (detector["memory_below_twice"], settings[detector["memory_below_twice"]])] if low else []
+            )
         if "custom_template" in detector:
             template = (facts.get("templates") or {}).get("nginx_conf")
             return [template] if template else []
         # nothing but conditions, and they hold
-        return ["%s is not set" % detector["absent"] if "absent" in detector else "database = %s" % detector["database"]]
+        return [
+            "%s is not set" % detector["absent"] if "absent" in detector else "database = %s" % detector["database"]
+        ]
 
     def custom_plugins(self, settings, facts, which) -> list[str]:
         """Names of the plugins of the operator's own. which: any; data (with tables or migrations, as far as known); base_plugin."""
@@ -175,7 +183,8 @@ class Cluster:
         lacking = {"plugin %s" % name: [] for name in sorted(present) if name not in loaded}
         entry = {
             "severity": "block",
-            "summary": "plugins are in use that Kong %s would not load with green's plugins property, so it would not start" % self.target,
+            "summary": "plugins are in use that Kong %s would not load with green's plugins property, so it would not start"
+            % self.target,
             "action": "add them to plugins in kong_upgrade_settings and install them on green, or delete their rows",
             "source": "bundled plugins by version",
         }
@@ -185,4 +194,8 @@ class Cluster:
 def size_of(text):
     """ "128m" -> bytes; None where it is no size."""
     found = re.match(r"(\d+)([kKmMgG]?)$", str(text or "").strip())
-    return int(found.group(1)) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[found.group(2).lower()] if found else None
+    return (
+        int(found.group(1)) * {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}[found.group(2).lower()]
+        if found
+        else None
+    )

@@ -495,13 +495,19 @@ def check_hazards(survey, source, target, stands, found):
 
     Once the schema serves both versions, the operator has been told.
     """
-    nodes = {host: survey["hosts"][host]["gateway"] for host in survey["groups"]["blue"] if survey["hosts"].get(host, {}).get("gateway")}
+    nodes = {
+        host: survey["hosts"][host]["gateway"]
+        for host in survey["groups"]["blue"]
+        if survey["hosts"].get(host, {}).get("gateway")
+    }
     if not source or not target or stands["expanded"] or knowledge.compare(source, target) > 0:
         return {"hazards": [], "checklist": []}
     green = {}
     for host in survey["groups"]["green"]:
         green.update(survey["hosts"].get(host, {}).get("settings") or {})
-    built = bool(survey["groups"]["green"]) and all(built_right(survey, host, target) for host in survey["groups"]["green"])
+    built = bool(survey["groups"]["green"]) and all(
+        built_right(survey, host, target) for host in survey["groups"]["green"]
+    )
     ahead = hazards.find(nodes, survey["database"], source, target, green, built)
     accepted = survey["options"]["accepted_hazards"]
     for hazard in ahead["hazards"]:

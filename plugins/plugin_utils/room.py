@@ -20,7 +20,8 @@ def look(database: dict, max_age: float, found) -> None:
         found.block(
             where,
             "the role %s may not create tables in the schema %s" % (database["role"], database["schema"]),
-            "grant create on schema %s to %s, as its owner %s" % (database["schema"], database["role"], database.get("schema_owner")),
+            "grant create on schema %s to %s, as its owner %s"
+            % (database["schema"], database["role"], database.get("schema_owner")),
         )
     usable = (database.get("max_connections") or 0) - (database.get("reserved") or 0)
     if usable and 2 * (database.get("connections") or 0) > usable:
@@ -41,13 +42,19 @@ def look(database: dict, max_age: float, found) -> None:
             found.warn(
                 where,
                 "a transaction of %s (pid %s, %s) is open since %d s"
-                % (session.get("user"), session.get("pid"), session.get("application_name") or "no name", session["age"]),
+                % (
+                    session.get("user"),
+                    session.get("pid"),
+                    session.get("application_name") or "no name",
+                    session["age"],
+                ),
                 "let it end: `up` is not begun beside one older than kong_upgrade_max_transaction_age",
             )
     for table in database.get("tables") or []:
         if table["bytes"] > BIG:
             found.warn(
                 where,
-                "table %s has %.1f GB (about %d rows)" % (table["name"], table["bytes"] / BIG, table.get("rows_estimate") or 0),
+                "table %s has %.1f GB (about %d rows)"
+                % (table["name"], table["bytes"] / BIG, table.get("rows_estimate") or 0),
                 "`up` may take long to alter it: try it on a copy, and raise kong_upgrade_db_timeout and kong_upgrade_lock_timeout to that",
             )

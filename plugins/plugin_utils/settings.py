@@ -11,12 +11,14 @@ from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
 # Settings that belong to one node and so never travel from blue to green.
 OF_ONE_NODE = ("prefix", "admin_listen", "nginx_daemon", "cluster_listen", "kong_env")
 # What `kong start` itself writes into .kong_env, whoever asked for it: its --db-timeout option over the time-outs of the
-# database, and the ciphers that ssl_cipher_suite stands for (seen on 2.1.4 and 2.8.5).
+# database, and what ssl_cipher_suite stands for (seen on 2.0.5, 2.1.4 and 2.8.5).
 COMPUTED = (
     "pg_timeout",
     "cassandra_timeout",
     "cassandra_schema_consensus_timeout",
     "ssl_ciphers",
+    "nginx_http_ssl_protocols",
+    "nginx_http_ssl_prefer_server_ciphers",
     "client_ssl_cert_default",
 )
 MASK = "******"
@@ -33,9 +35,10 @@ def effective(gateway, version) -> dict:
     defaults = knowledge.conf_defaults(version) if version else {}
     chosen = {key: running.get(key, value) for key, value in explicit.items()}
     prefix = (gateway.get("prefix") or "/nowhere").rstrip("/") + "/"
+    doubles = {knowledge.key_alias(key) for key in running}  # Kong writes down both names of one thing
     for key, value in running.items():
         # Certificates that Kong makes for itself live in the prefix and are made anew by green.
-        made_by_kong = key in COMPUTED or key not in defaults or str(value).startswith(prefix)
+        made_by_kong = key in COMPUTED or key in doubles or key not in defaults or str(value).startswith(prefix)
         if key not in explicit and not made_by_kong and same(value) != same(defaults[key]):
             chosen[key] = value
     return {key: value for key, value in sorted(chosen.items()) if key not in OF_ONE_NODE and str(value) != MASK}

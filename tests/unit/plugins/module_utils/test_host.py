@@ -21,7 +21,10 @@ def tree(root, **files):
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ('ID=ubuntu\nID_LIKE=debian\nVERSION_ID="22.04"\nPRETTY_NAME="Ubuntu 22.04.4 LTS"\n', ("ubuntu", "22.04", ["debian"], "Ubuntu 22.04.4 LTS")),
+        (
+            'ID=ubuntu\nID_LIKE=debian\nVERSION_ID="22.04"\nPRETTY_NAME="Ubuntu 22.04.4 LTS"\n',
+            ("ubuntu", "22.04", ["debian"], "Ubuntu 22.04.4 LTS"),
+        ),
         ("ID='centos'\nID_LIKE='rhel fedora'\nVERSION_ID=7\n", ("centos", "7", ["rhel", "fedora"], None)),
         ("# nothing\nNAME=It's odd\n", ("linux", None, [], None)),
     ],
@@ -61,7 +64,11 @@ def test_package_of_debian(managers, tmp_path):
 
 def test_package_of_red_hat(managers, tmp_path):
     run = Commands({"rpm -qf": "kong-community-edition 1.1.2-1\n"})
-    assert _host.package(run, str(tmp_path / "kong")) == {"name": "kong-community-edition", "version": "1.1.2-1", "manager": "rpm"}
+    assert _host.package(run, str(tmp_path / "kong")) == {
+        "name": "kong-community-edition",
+        "version": "1.1.2-1",
+        "manager": "rpm",
+    }
 
 
 def test_package_of_nobody(managers, tmp_path):
@@ -71,7 +78,10 @@ def test_package_of_nobody(managers, tmp_path):
 
 def test_candidates(managers):
     apt = "      kong | 2.8.5 | https://x stable/main\n      kong | 2.8.4 | https://x stable/main\n"
-    assert _host.candidates(Commands({"apt-cache madison kong": apt})) == {"manager": "apt", "versions": ["2.8.5", "2.8.4"]}
+    assert _host.candidates(Commands({"apt-cache madison kong": apt})) == {
+        "manager": "apt",
+        "versions": ["2.8.5", "2.8.4"],
+    }
     dnf = "Available Packages\nkong.x86_64    2.8.5-1    kong\n"
     assert _host.candidates(Commands({"dnf": dnf})) == {"manager": "dnf", "versions": ["2.8.5-1"]}
 
@@ -91,7 +101,10 @@ def test_repositories_without_their_credentials(tmp_path):
         },
     )
     assert _host.repositories(root) == [
-        {"path": "/etc/apt/sources.list.d/kong.list", "text": "deb https://******@kong.bintray.com/kong-deb stable main"},
+        {
+            "path": "/etc/apt/sources.list.d/kong.list",
+            "text": "deb https://******@kong.bintray.com/kong-deb stable main",
+        },
         {"path": "/etc/yum.repos.d/kong.repo", "text": "baseurl=https://x/kong?token=******&a=1"},
     ]
 
@@ -123,7 +136,10 @@ def test_memory_users_and_room(tmp_path):
 def test_units_by_precedence(tmp_path):
     root = tree(tmp_path, **{"usr__lib__systemd__system__kong.service": "", "etc__systemd__system__kong.service": ""})
     os.symlink("usr/lib", os.path.join(root, "lib"))
-    assert _host.units("kong.service", root) == ["/etc/systemd/system/kong.service", "/usr/lib/systemd/system/kong.service"]
+    assert _host.units("kong.service", root) == [
+        "/etc/systemd/system/kong.service",
+        "/usr/lib/systemd/system/kong.service",
+    ]
     assert _host.units("other.service", root) == []
 
 
@@ -135,7 +151,11 @@ OWN = "pid pids/nginx.pid;\nevents {}\nhttp {\n    include 'nginx-kong.conf';\n}
     [
         (None, None, None),
         (OWN, None, None),
-        (OWN, "/usr/local/bin/kong start -c /etc/kong/kong.conf --nginx-conf /etc/kong/my.template", "/etc/kong/my.template"),
+        (
+            OWN,
+            "/usr/local/bin/kong start -c /etc/kong/kong.conf --nginx-conf /etc/kong/my.template",
+            "/etc/kong/my.template",
+        ),
         ("http {\n    server {\n    }\n}\n", None, "nginx.conf"),
         (OWN.replace("}\n", "    server {\n    }\n}\n"), None, "nginx.conf"),
         (OWN.replace("    include", "    # include"), None, "nginx.conf"),
@@ -146,11 +166,19 @@ def test_a_custom_template(tmp_path, conf, exec_start, expected):
         (tmp_path / "nginx.conf").write_text(conf)
     found = _host.templates(str(tmp_path), {"nginx_http_include": "/etc/kong/more.conf"}, exec_start)
     assert found["includes"] == [{"file": "/etc/kong/more.conf", "key": "nginx_http_include"}]
-    assert (found["nginx_conf"] or "").endswith(expected or "") and bool(found["nginx_conf"]) == bool(expected) == bool(found["how"])
+    assert (found["nginx_conf"] or "").endswith(expected or "") and bool(found["nginx_conf"]) == bool(expected) == bool(
+        found["how"]
+    )
 
 
 def test_rocks(tmp_path):
-    root = tree(tmp_path, **{"usr__local__lib__luarocks__rocks-5.1__kong-plugin-acme__0.2.2-1__x": "", "usr__local__lib__luarocks__rocks-5.1__lua-cjson__2__x": ""})
+    root = tree(
+        tmp_path,
+        **{
+            "usr__local__lib__luarocks__rocks-5.1__kong-plugin-acme__0.2.2-1__x": "",
+            "usr__local__lib__luarocks__rocks-5.1__lua-cjson__2__x": "",
+        },
+    )
     assert _host.rocks(root) == {"kong-plugin-acme": "0.2.2-1"}
 
 
@@ -166,6 +194,16 @@ def test_plugins(tmp_path):
     )
     settings = {"plugins": "bundled, mine,plain, ../etc, absent", "lua_package_path": "./?.lua;%s/?.lua;;" % tmp_path}
     assert _host.plugins(settings) == {
-        "mine": {"path": "%s/kong/plugins/mine" % tmp_path, "has_daos": False, "has_migrations": True, "base_plugin": True},
-        "plain": {"path": "%s/kong/plugins/plain" % tmp_path, "has_daos": True, "has_migrations": False, "base_plugin": False},
+        "mine": {
+            "path": "%s/kong/plugins/mine" % tmp_path,
+            "has_daos": False,
+            "has_migrations": True,
+            "base_plugin": True,
+        },
+        "plain": {
+            "path": "%s/kong/plugins/plain" % tmp_path,
+            "has_daos": True,
+            "has_migrations": False,
+            "base_plugin": False,
+        },
     }

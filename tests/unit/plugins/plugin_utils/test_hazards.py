@@ -14,7 +14,9 @@ def node(settings=None, kind="postgres", host=None):
     facts = {
         "os": DEBIAN,
         "package": {"name": "kong", "version": "1", "manager": "dpkg"},
-        "repositories": [{"path": "/etc/apt/sources.list.d/kong.list", "text": "deb https://download.konghq.com/ default"}],
+        "repositories": [
+            {"path": "/etc/apt/sources.list.d/kong.list", "text": "deb https://download.konghq.com/ default"}
+        ],
         "files": {"prefix": {"path": "/usr/local/kong", "exists": True}},
         "units": ["/lib/systemd/system/kong.service"],
         "templates": {"nginx_conf": None, "includes": []},
@@ -38,16 +40,32 @@ ROWS = {
     "KONG-100-APIS": ("0.14.1", on(answers=rows("KONG-100-APIS")), on(answers={"KONG-100-APIS/0": None})),
     "KONG-100-CUSTOM-PLUGINS-KEY": ("0.14.1", on({"custom_plugins": "mine"}), on({"plugins": "bundled"})),
     "KONG-100-PLUGIN-DAO": ("0.14.1", on({"custom_plugins": "mine"}), on({"plugins": "bundled, key-auth"})),
-    "KONG-100-GALILEO": ("0.14.1", on(answers={"plugins": {"found": ["galileo"]}}), on(answers={"plugins": {"found": ["acl"]}})),
+    "KONG-100-GALILEO": (
+        "0.14.1",
+        on(answers={"plugins": {"found": ["galileo"]}}),
+        on(answers={"plugins": {"found": ["acl"]}}),
+    ),
     "KONG-100-CASS-LB": ("0.14.1", on(kind="cassandra"), on({"cassandra_lb_policy": "RoundRobin"}, kind="cassandra")),
     "KONG-120-PKGNAME": ("1.1.2", on(host={"package": {"name": "kong-community-edition", "version": "1.1.2"}}), on()),
     "KONG-130-ROUTER": ("1.2.3", on(answers=rows("KONG-130-ROUTER")), on(answers=rows("KONG-130-ROUTER", found=[]))),
     "KONG-150-PATH-HANDLING": ("1.4.3", on(answers=rows("KONG-150-PATH-HANDLING")), on()),
     "KONG-200-MIN-SOURCE": ("0.14.1", on(), None),
-    "KONG-200-PENDING-15": ("1.5.1", on(answers=rows("KONG-200-PENDING-15")), on(answers={"KONG-200-PENDING-15/0": None})),
-    "KONG-200-MESH": ("1.5.1", on({"service_mesh": "on"}), on({"service_mesh": "off", "proxy_listen": "0.0.0.0:80 backlog=9"})),
+    "KONG-200-PENDING-15": (
+        "1.5.1",
+        on(answers=rows("KONG-200-PENDING-15")),
+        on(answers={"KONG-200-PENDING-15/0": None}),
+    ),
+    "KONG-200-MESH": (
+        "1.5.1",
+        on({"service_mesh": "on"}),
+        on({"service_mesh": "off", "proxy_listen": "0.0.0.0:80 backlog=9"}),
+    ),
     "KONG-200-SIDECAR": ("1.5.1", on(answers={"plugins": {"found": ["kubernetes-sidecar-injector"]}}), on()),
-    "KONG-200-INJECT-PREFIX": ("1.5.1", on({"nginx_http_upstream_hash": "x"}), on({"nginx_http_upstream_keepalive": "9"})),
+    "KONG-200-INJECT-PREFIX": (
+        "1.5.1",
+        on({"nginx_http_upstream_hash": "x"}),
+        on({"nginx_http_upstream_keepalive": "9"}),
+    ),
     "KONG-200-OPTIMIZATIONS": ("1.5.1", on({"nginx_optimizations": "off"}), on()),
     "KONG-200-CACHE": ("1.5.1", on({"mem_cache_size": "6g"}), on({"mem_cache_size": "128m"})),
     "KONG-200-TEMPLATE": ("1.5.1", on(host={"templates": {"nginx_conf": "/etc/kong/my.template"}}), on()),
@@ -61,7 +79,11 @@ ROWS = {
     "KONG-210-WORKSPACES": ("2.0.5", on(kind="cassandra"), on()),
     "KONG-210-BALANCER": ("2.1.0", on(), None),
     "KONG-210-ALLOW-DENY": ("2.0.5", on(answers=rows("KONG-210-ALLOW-DENY")), on()),
-    "KONG-210-KEEPALIVE-KEYS": ("2.0.5", on({"nginx_upstream_keepalive": "9"}), on({"upstream_keepalive_pool_size": "9"})),
+    "KONG-210-KEEPALIVE-KEYS": (
+        "2.0.5",
+        on({"nginx_upstream_keepalive": "9"}),
+        on({"upstream_keepalive_pool_size": "9"}),
+    ),
     "KONG-210-WORKER-CONSISTENCY": ("2.0.5", on({"router_consistency": "eventual"}), on()),
     "KONG-210-CASS-CONSISTENCY": ("2.0.5", on({"cassandra_consistency": "QUORUM"}), on()),
     "KONG-210-BODY-KEYS": ("2.0.5", on({"client_max_body_size": "8m"}), on({"nginx_http_client_max_body_size": "8m"})),
@@ -73,10 +95,17 @@ ROWS = {
     "KONG-210-CUSTOM-PLUGIN-DB": (
         "2.0.5",
         on({"plugins": "bundled, mine"}),
-        on({"plugins": "bundled, mine"}, host={"plugins": {"mine": {"has_daos": False, "has_migrations": False, "base_plugin": False}}}),
+        on(
+            {"plugins": "bundled, mine"},
+            host={"plugins": {"mine": {"has_daos": False, "has_migrations": False, "base_plugin": False}}},
+        ),
     ),
     "KONG-220-TARGETS": ("2.1.4", on(answers=rows("KONG-220-TARGETS")), on()),
-    "KONG-220-DBVERSION": ("2.1.4", on(server_version_num=90424, server_version="9.4.24"), on(server_version_num=90500)),
+    "KONG-220-DBVERSION": (
+        "2.1.4",
+        on(server_version_num=90424, server_version="9.4.24"),
+        on(server_version_num=90500),
+    ),
     "KONG-230-NGINX-USER": (
         "2.2.2",
         on(answers=rows("KONG-230-NGINX-USER")),
@@ -91,7 +120,11 @@ ROWS = {
     "KONG-230-CPDP": ("2.2.2", on({"role": "control_plane"}), on({"role": "traditional"})),
     "KONG-230-REQ-TRANSFORMER": ("2.2.2", on(answers=rows("KONG-230-REQ-TRANSFORMER")), on()),
     "KONG-230-PLUGINSERVER-KEYS": ("2.2.2", on({"go_pluginserver_exe": "/x"}), on({"go_plugins_dir": "off"})),
-    "KONG-241-BINTRAY": ("2.4.0", on(host={"repositories": [{"path": "/l", "text": "deb https://kong.bintray.com/"}]}), on()),
+    "KONG-241-BINTRAY": (
+        "2.4.0",
+        on(host={"repositories": [{"path": "/l", "text": "deb https://kong.bintray.com/"}]}),
+        on(),
+    ),
     "KONG-260-OPENRESTY": ("2.5.2", on(host={"package": None}), on()),
     "KONG-270-CASSANDRA": ("2.6.1", on(kind="cassandra"), on()),
     "KONG-270-BASEPLUGIN": (
@@ -99,7 +132,11 @@ ROWS = {
         on({"plugins": "bundled,mine"}, host={"plugins": {"mine": {"base_plugin": True}}}),
         on({"plugins": "bundled,mine"}),
     ),
-    "KONG-270-AMZN1": ("2.6.1", on(host={"os": {"id": "amzn", "version_id": "2018.03"}}), on(host={"os": {"id": "amzn", "version_id": "2"}})),
+    "KONG-270-AMZN1": (
+        "2.6.1",
+        on(host={"os": {"id": "amzn", "version_id": "2018.03"}}),
+        on(host={"os": {"id": "amzn", "version_id": "2"}}),
+    ),
     "KONG-280-VAULTS": ("2.7.2", on({"log_level": "{vault://env/x}"}), on({"log_level": "vault"})),
     "KONG-280-CORS": ("2.7.2", on(answers=rows("KONG-280-CORS")), on()),
     "KONG-280-AWS-PROXY": ("2.7.2", on(answers=rows("KONG-280-AWS-PROXY")), on()),

@@ -245,7 +245,11 @@ ROWS = [
         put(("hosts", "g1", "gateway", "openresty"), {"nginx": "1.17.8"}),
         "g1: its kong 2.8.5 is built with nginx 1.17.8 and would not start | build it with OpenResty 1.19.9.1",
     ),
-    ("an unknown target", put(("options", "target_version"), "2.9.9"), "kong_upgrade_target_version: 2.9.9 is no release"),
+    (
+        "an unknown target",
+        put(("options", "target_version"), "2.9.9"),
+        "kong_upgrade_target_version: 2.9.9 is no release",
+    ),
     ("invalid variable", put(("invalid", "g1"), ["kong_upgrade_sock: no such variable"]), "g1: kong_upgrade_sock"),
     ("blue is down", put(("hosts", "b1", "gateway", "running"), False), "b1: no Kong is running there"),
     ("blue cannot be fenced", put(("hosts", "b1", "gateway", "fence_possible"), False), "cannot be fenced"),
@@ -269,7 +273,10 @@ def test_all_problems_come_at_once(survey):
     assert len(blockers(survey)) >= 3
 
 
-@pytest.mark.parametrize("version, words", [("0.36-2", "Enterprise"), ("0.13.1", "several hops"), ("1.9.0", "1.9.0 is not known"), ("2.1.4.6", "Enterprise")])
+@pytest.mark.parametrize(
+    "version, words",
+    [("0.36-2", "Enterprise"), ("0.13.1", "several hops"), ("1.9.0", "1.9.0 is not known"), ("2.1.4.6", "Enterprise")],
+)
 def test_sources_of_which_nothing_is_known(survey, version, words):
     for host in ("b1", "b2"):
         survey["hosts"][host]["gateway"]["node"]["version"] = version

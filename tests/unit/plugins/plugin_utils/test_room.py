@@ -22,8 +22,16 @@ ROWS = [
     ({"connections": 60}, "warnings", "60 of 97 connections are in use"),
     ({"schema_create": False}, "blockers", "the role kong may not create tables in the schema public"),
     ({"direct": False}, "warnings", "a pooler or an address translation"),
-    ({"transactions": [{"pid": 7, "user": "report", "application_name": None, "age": 99.7}]}, "warnings", "pid 7, no name) is open since 99 s"),
-    ({"tables": [{"name": "oauth2_tokens", "bytes": 3 << 30, "rows_estimate": 9000000}]}, "warnings", "oauth2_tokens has 3.0 GB (about 9000000"),
+    (
+        {"transactions": [{"pid": 7, "user": "report", "application_name": None, "age": 99.7}]},
+        "warnings",
+        "pid 7, no name) is open since 99 s",
+    ),
+    (
+        {"tables": [{"name": "oauth2_tokens", "bytes": 3 << 30, "rows_estimate": 9000000}]},
+        "warnings",
+        "oauth2_tokens has 3.0 GB (about 9000000",
+    ),
 ]
 
 
@@ -33,7 +41,15 @@ def look(database):
     return {"blockers": found.blockers, "warnings": found.warnings}
 
 
-@pytest.mark.parametrize("database", [SOUND, {}, {**SOUND, "direct": None, "schema_create": None}, {**SOUND, "login_role": "watcher", "schema_create": False}])
+@pytest.mark.parametrize(
+    "database",
+    [
+        SOUND,
+        {},
+        {**SOUND, "direct": None, "schema_create": None},
+        {**SOUND, "login_role": "watcher", "schema_create": False},
+    ],
+)
 def test_nothing_to_say(database):
     assert look(database) == {"blockers": [], "warnings": []}
 
