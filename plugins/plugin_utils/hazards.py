@@ -13,6 +13,7 @@ import re
 
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import effective, words
+from ansible_collections.bluegreen.kong.plugins.plugin_utils.templates import missing_in_template
 
 SEVERITIES = ("block", "warn", "info")
 SHOWN = 5  # places that are named of one hazard
@@ -105,6 +106,9 @@ class Cluster:
         if "plugin" in detector:
             present = ((self.database.get("answers") or {}).get("plugins") or {}).get("found", [])
             return {"plugin %s" % plugin: [] for plugin in detector["plugin"] if plugin in present}
+        if "password_encryption" in detector:
+            how = self.database.get("password_encryption")
+            return {"password_encryption = %s" % how: []} if how == detector["password_encryption"] else {}
         if "postgres_below" in detector:
             number = self.database.get("server_version_num")
             lowest = [int(part) for part in detector["postgres_below"].split(".")]
@@ -152,12 +156,19 @@ class Cluster:
                 ["%s = %s" % (detector["memory_below_twice"], settings[detector["memory_below_twice"]])] if low else []
             )
         if "custom_template" in detector:
-            template = (facts.get("templates") or {}).get("nginx_conf")
-            return [template] if template else []
+            return self.custom_template(facts.get("templates") or {})
         # nothing but conditions, and they hold
         return [
             "%s is not set" % detector["absent"] if "absent" in detector else "database = %s" % detector["database"]
         ]
+
+    def custom_template(self, seen) -> list[str]:
+        """A custom nginx template, with the shared dictionaries that it lacks: without them the target does not start."""
+        if not seen.get("nginx_conf"):
+            return []
+        missing = missing_in_template("http {\n%s;\n}\n" % ";\n".join(seen.get("directives") or ["include 'nginx-kong.conf'"]), self.target)
+        lacks = sorted(row["directive"].split()[1] for row in missing if row["dictionary"] and not row["when"])
+        return [seen["nginx_conf"] + (", which lacks the dictionaries %s" % ", ".join(lacks) if lacks else "")]
 
     def custom_plugins(self, settings, facts, which) -> list[str]:
         """Names of the plugins of the operator's own. which: any; data (with tables or migrations, as far as known); base_plugin."""

@@ -148,6 +148,8 @@ ROWS = {
     "CENTOS-END-OF-LIFE": ("2.7.2", on(host={"os": {"id": "centos", "version_id": "7"}}), on()),
     "LOCAL-RATE-LIMITS": ("2.7.2", on(answers=rows("LOCAL-RATE-LIMITS")), on()),
     "READ-REPLICA": ("2.7.2", on({"pg_ro_host": "replica"}), on()),
+    "SCRAM-PASSWORDS": ("2.1.4", on(password_encryption="scram-sha-256"), on(password_encryption="md5")),
+    "TWO-DEFAULT-WORKSPACES": ("2.7.2", on(answers=rows("TWO-DEFAULT-WORKSPACES")), on()),
     "PLUGINS-NOT-LOADED": (
         "2.7.2",
         on(answers={"plugins": {"found": ["mine"]}}),
@@ -203,6 +205,15 @@ def test_one_hazard_on_several_hosts_is_one_entry():
     assert hazard["where"] == "b1, b2" and "8m" in hazard["what"] and "9m" in hazard["what"]
 
 
+def test_a_custom_template_is_told_with_the_dictionaries_that_it_lacks():
+    directives = ["lua_shared_dict kong", "lua_shared_dict kong_db_cache", "lua_shared_dict kong_core_db_cache"]
+    seen = {"nginx_conf": "/etc/kong/my.template", "directives": directives}
+    what = ids(on(host={"templates": seen}), "1.5.1")["KONG-200-TEMPLATE"]["what"]
+    assert "my.template, which lacks the dictionaries " in what and "kong_core_db_cache_miss" in what and "kong_core_db_cache," not in what
+    seen["directives"] = ["include 'nginx-kong.conf'"]
+    assert "lacks" not in ids(on(host={"templates": seen}), "1.5.1")["KONG-200-TEMPLATE"]["what"]
+
+
 def test_many_places_are_counted():
     found = ["row %d" % number for number in range(9)]
     hazard = ids(on(answers=rows("KONG-220-TARGETS", found=found)), "2.1.4")["KONG-220-TARGETS"]
@@ -228,7 +239,7 @@ def test_the_checklist_asks_only_what_may_concern_this_cluster():
 
 KEYS = {"version", "area", "severity", "summary", "action", "source", "detect", "ask", "if", "unless"}
 KINDS = {
-    "absent", "by_hand", "custom_plugins", "custom_template", "database", "key", "key_regex", "memory_below_twice", "os", "package",
+    "absent", "by_hand", "custom_plugins", "custom_template", "database", "key", "key_regex", "memory_below_twice", "os", "password_encryption", "package",
     "path_missing", "plugin", "postgres_below", "repository", "rocks", "running", "source_below", "sql", "unit_file",
 }  # fmt: skip
 
