@@ -6,8 +6,9 @@
 Usage: make_knowledge.py FACTS_FOLDER [OUT_FOLDER]
 
 FACTS_FOLDER holds versions.yml, migrations.yml, conf_keys.yml, plugins.yml, breaking_changes.yml, upgrade_paths.yml and
-templates.yml: tables made from Kong's public source at its tags. This takes the part that the collection's code asks for, in a form where each fact stands once,
-reads the result back through plugin_utils/knowledge, and compares it with the facts: what it writes is complete.
+templates.yml: tables made from Kong's public source at its tags. This takes the part that the collection's code asks
+for, in a form where each fact stands once, reads the result back through plugin_utils/knowledge, and compares it with
+the facts: what it writes is complete.
 """
 
 import importlib.util
