@@ -8,7 +8,7 @@ import os
 import re
 import time
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _migrations, _postgres, _watch
+from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _host, _migrations, _postgres, _watch
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import DatabaseError
 
 GATHER = ("server", "role", "sessions", "transactions", "tables", "counts", "migrations", "clients", "answers")
@@ -77,6 +77,7 @@ def look(params, run):
         if "sessions" in gather:
             found.update(sample(database, params["duration"]))
     if "clients" in gather:
+        found["free_bytes"] = _host.free(params["dump_dir"]) if params.get("dump_dir") else None
         found["clients"] = dict((name, client(run, name, params["pg_bin_dir"])) for name in CLIENTS)
     return found, warnings
 

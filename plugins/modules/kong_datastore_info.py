@@ -43,6 +43,10 @@ options:
     description:
       - Folder in which V(clients) are looked for before the usual ones.
     type: path
+  dump_dir:
+    description:
+      - Folder, which need not exist yet, whose free space is told with V(clients).
+    type: path
   queries:
     description:
       - Questions of your own, by name, each a dictionary of C(sql), a C(SELECT) with one column called C(found), and C(needs), a
@@ -278,6 +282,9 @@ datastore:
     migrations:
       description: The migration state, as the module bluegreen.kong.kong_migrations_info returns it.
       type: dict
+    free_bytes:
+      description: Free space for O(dump_dir); none without it.
+      type: int
     answers:
       description: Name of a query in O(queries) to what it found; none where a table or column that it needs is missing.
       type: dict
@@ -316,6 +323,7 @@ def main():
         "duration": {"type": "float", "default": 0},
         "known": {"type": "dict"},
         "pg_bin_dir": {"type": "path"},
+        "dump_dir": {"type": "path"},
         "queries": {"type": "dict"},
     }
     spec.update(_postgres.options())

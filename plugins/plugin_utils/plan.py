@@ -11,7 +11,7 @@ The survey, as `survey.py` collects it:
   groups     {"blue": [host], "green": [host], "lb": [host], "batches": {group: [host]}}
   hosts      {host: {"name": name on the load balancer, "gateway": fact of kong_version_facts or None,
                      "error": why there is none, "settings": overrides, "secret_settings": [keys],
-                     "probed": whether kong_upgrade_probe is set}}
+                     "probed": whether kong_upgrade_probe is set, "unreached": why its kong does not reach the database}}
   lbs        {host: {"balancers": [...], "base": {server: weight}, "error": ...}}
   database   kong_datastore_info's answer with server, migrations and clients, or {"error": why there is none}; {} if not asked
 """
@@ -76,6 +76,7 @@ def build(survey: dict) -> dict:
         for host in groups["green"]
         if host in survey["hosts"]
     }
+    check_packages(survey, target, found)
     check_prefixes(survey, found)
     steps = options["steps"]
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[-1] != 100:
@@ -87,7 +88,7 @@ def build(survey: dict) -> dict:
     stands = where_it_stands(survey, servers, migrations, target)
     check_blue_is_there(groups, options, stands, found)
     todo = phases_to_run(options, stands, found)
-    check_server(survey, todo, found)
+    check_server(survey, target, todo, found)
     check_state(survey, running, target, stands, found)
     check_counters(survey, todo, stands, found)
     if "expand" in todo:
@@ -352,6 +353,12 @@ def check_hosts(survey, found):
             found.block(
                 host, seen["error"], "make it answer; a blue host that is dead for good goes into kong_upgrade_gone"
             )
+        if seen.get("unreached"):
+            found.block(
+                host,
+                "`kong migrations list` does not work there: %s" % seen["unreached"].rstrip("."),
+                "look at the firewall, pg_hba.conf, TLS and the password in its kong.conf",
+            )
     for host, seen in survey["lbs"].items():
         if seen.get("error"):
             found.block(host, seen["error"], "the load balancer must be under control before anything changes")
@@ -466,6 +473,22 @@ def built_right(survey, host, target):
         return None
     # nginx tells three of OpenResty's four numbers
     return any(known.startswith(nginx) for known in knowledge.versions()[target]["nginx"])
+
+
+def check_packages(survey, target, found):
+    """Whether the package manager of a green host offers the target, where it is to install it by name."""
+    for host in survey["groups"]["green"]:
+        seen = survey["hosts"].get(host) or {}
+        offered = (((seen.get("gateway") or {}).get("host") or {}).get("candidates") or {}).get("versions")
+        named = seen.get("install") == "package" and seen["package"].split("=")[0] == "kong"
+        if not named or offered is None or not target or (seen["gateway"] or {}).get("version") == target:
+            continue
+        if not any(version == target or version.startswith(target + "-") or version.startswith(target + "+") for version in offered):
+            found.later(
+                host,
+                "the package manager has no package kong %s, but %s" % (target, ", ".join(offered[:3]) or "none at all"),
+                "add Kong's repository for its distribution and renew the lists, or set kong_upgrade_package to a file",
+            )
 
 
 def check_prefixes(survey, found):
@@ -888,9 +911,20 @@ def check_database(survey, settings, found):
         )
 
 
-def check_server(survey, todo, found):
-    """Whether the database can be migrated and dumped from here."""
+def check_server(survey, target, todo, found):
+    """Whether the database can be used by the target, and be migrated and dumped from here."""
     database, options = survey["database"], survey["options"]
+    if target and database.get("server_version_num"):
+        lowest = knowledge.datastore_minimum(target)
+        numbers = [int(part) for part in lowest.split(".")] + [0]
+        # from 10 on the minor version has four digits
+        least = numbers[0] * 10000 + (numbers[1] * 100 if numbers[0] < 10 else numbers[1])
+        if database["server_version_num"] < least:
+            found.block(
+                "database",
+                "PostgreSQL %s is older than %s, with which Kong %s starts at all" % (database.get("server_version"), lowest, target),
+                "upgrade PostgreSQL first",
+            )
     if database.get("in_recovery"):
         found.block(
             "database",
@@ -899,6 +933,13 @@ def check_server(survey, todo, found):
         )
     if "backup" not in todo or options["backup"] != "dump" or not database.get("server_version_num"):
         return
+    free = database.get("free_bytes")
+    if free is not None and database.get("bytes") and free < database["bytes"]:
+        found.warn(
+            options["database_host"],
+            "%s has %.1f GB left, and the database has %.1f GB" % (options["backup_dir"], free / 2**30, database["bytes"] / 2**30),
+            "a dump is smaller, but make sure that there is room for it, or set kong_upgrade_backup_dir",
+        )
     server = database["server_version_num"] // 10000
     for name, client in sorted((database.get("clients") or {}).items()):
         if client["major"] is None:

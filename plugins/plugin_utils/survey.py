@@ -56,10 +56,12 @@ def collect(hostvars, groups: dict, options: dict, play_hosts: list[str] | None)
             "name": str(variables.get("kong_upgrade_server_name", host)),
             "gateway": ((result or {}).get("ansible_facts") or {}).get("kong_gateway"),
             "error": failure(result),
+            "unreached": unreached(plain(variables.get("__kong_upgrade_reached"))),
             "settings": plain(variables.get("kong_upgrade_settings")) or {},
             "secret_settings": sorted(variables.get("kong_upgrade_secret_settings") or {}),
             "probed": bool(variables.get("kong_upgrade_probe")),
             "install": str(variables.get("kong_upgrade_install", options["install"])),
+            "package": str(variables.get("kong_upgrade_package", options["package"])),
             "install_tasks": bool(variables.get("kong_upgrade_install_tasks")),
         }
     for host in of["lb"]:
@@ -83,6 +85,11 @@ def collect(hostvars, groups: dict, options: dict, play_hosts: list[str] | None)
         "invalid": invalid,
         "uneven": uneven({host: hostvars[host] for host in everyone}),
     }
+
+
+def unreached(result) -> str | None:
+    """Why `kong migrations list` of a green host does not reach the database; None if it does, or was not asked."""
+    return failure(result, "migrations") if result and not result.get("skipped") else None
 
 
 def uneven(variables: dict) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ import pytest
 from bed.process import wait_for
 from scenes import ADMIN, KONGS, Watch, connects, open_admin
 
+SEEDED = "6f1d1f5e-2d7c-4a55-9a0e-6a1d3b7c0001"  # a plugin
 ON_STANDIN = pytest.mark.skipif(any(KONGS.values()), reason="needs the stand-in of another version")
 
 
@@ -175,6 +176,45 @@ def named(outcome, *rows):
         assert any(all(word in problem for word in row) for problem in outcome.blockers), (row, outcome.blockers)
         assert all(word in outcome.words for word in row)
     assert f"{len(outcome.blockers)} problem" in outcome.words
+
+
+def test_plan_does_with_blue_alone(fresh):
+    def edit(data):
+        for group in ("kong_green", "kong_lb"):
+            del data["all"]["children"][group]
+
+    with unchanged(fresh):
+        outcome = fresh.done("plan.yml", inventory=fresh.inventory_with("blue", edit))
+    assert outcome.report["result"] == "looked"
+    assert outcome.report["path"][0]["strategy"] == "blue_green"
+    assert outcome.report["left"][0] == "stage"
+    assert "kong_green is empty" in outcome.words
+
+
+def test_plan_finds_what_is_seeded(fresh):
+    workspaces = fresh.sql("SELECT id::text FROM workspaces WHERE name = 'default'") if fresh.versions()["blue"] >= "2.1" else []
+    column, value = (", ws_id", ", %s") if workspaces else ("", "")
+    config = json.dumps({"functions": ["local socket = require 'socket'"]})
+    fresh.sql(
+        f"INSERT INTO plugins (id, name, enabled, cache_key, config{column}) VALUES (%s, 'pre-function', false, 'x', %s{value})",
+        SEEDED, config, *(workspaces[0] if workspaces else []))
+    confs = {host.conf: host.conf.read_text(encoding="utf-8") for host in fresh.blue}
+    for conf, text in confs.items():
+        conf.write_text(text + "client_body_buffer_size = 16k\nloglevel = debug\n", encoding="utf-8")
+    try:
+        with unchanged(fresh):
+            outcome = fresh.refused("plan.yml")
+            named(outcome, ("KONG-222-SERVERLESS-SANDBOX", SEEDED, "kong_upgrade_accepted_hazards"))
+            review = outcome.report["conf"]
+            assert [row["key"] for row in review["unknown"]] == ["loglevel"]
+            assert "client_body_buffer_size" in [row["key"] for row in review["deprecated"]]
+            assert "+nginx_http_client_body_buffer_size = " in review["diff"]
+            accepted = fresh.done("plan.yml", kong_upgrade_accepted_hazards=["KONG-222-SERVERLESS-SANDBOX"])
+        assert [row["accepted"] for row in accepted.report["hazards"] if row["severity"] == "block"] == [True]
+    finally:
+        for conf, text in confs.items():
+            conf.write_text(text, encoding="utf-8")
+        fresh.sql("DELETE FROM plugins WHERE id = %s", SEEDED)
 
 
 def test_wrong_input_is_one_list(fresh):

@@ -209,7 +209,11 @@ def test_a_custom_template_is_told_with_the_dictionaries_that_it_lacks():
     directives = ["lua_shared_dict kong", "lua_shared_dict kong_db_cache", "lua_shared_dict kong_core_db_cache"]
     seen = {"nginx_conf": "/etc/kong/my.template", "directives": directives}
     what = ids(on(host={"templates": seen}), "1.5.1")["KONG-200-TEMPLATE"]["what"]
-    assert "my.template, which lacks the dictionaries " in what and "kong_core_db_cache_miss" in what and "kong_core_db_cache," not in what
+    assert (
+        "my.template, which lacks the dictionaries " in what
+        and "kong_core_db_cache_miss" in what
+        and "kong_core_db_cache," not in what
+    )
     seen["directives"] = ["include 'nginx-kong.conf'"]
     assert "lacks" not in ids(on(host={"templates": seen}), "1.5.1")["KONG-200-TEMPLATE"]["what"]
 
@@ -238,10 +242,10 @@ def test_the_checklist_asks_only_what_may_concern_this_cluster():
 
 
 KEYS = {"version", "area", "severity", "summary", "action", "source", "detect", "ask", "if", "unless"}
-KINDS = {
-    "absent", "by_hand", "custom_plugins", "custom_template", "database", "key", "key_regex", "memory_below_twice", "os", "password_encryption", "package",
-    "path_missing", "plugin", "postgres_below", "repository", "rocks", "running", "source_below", "sql", "unit_file",
-}  # fmt: skip
+KINDS = set(
+    "absent by_hand custom_plugins custom_template database key key_regex memory_below_twice os package password_encryption "
+    "path_missing plugin postgres_below repository rocks running source_below sql unit_file".split()
+)
 
 
 @pytest.mark.parametrize("name", knowledge._table("hazards")["hazards"])

@@ -61,6 +61,7 @@ def fixture_survey():
             name=name,
             error=None,
             install="preinstalled",
+            package="kong",
             install_tasks=False,
             settings={},
             secret_settings=["pg_password"] if name.startswith("g") else [],
@@ -173,6 +174,16 @@ def node_of(host, key, value):
     return put(("hosts", host, "gateway", "node", key), value)
 
 
+def to_install(versions):
+    """A package that green's package manager is to install; the versions that it offers."""
+
+    def mutate(survey):
+        survey["hosts"]["g1"]["install"] = "package"
+        survey["hosts"]["g1"]["gateway"].update(version=None, host={"candidates": {"manager": "apt", "versions": versions}})
+
+    return mutate
+
+
 def setting(host, key, value):
     """A property of kong.conf that the running node uses."""
 
@@ -244,6 +255,26 @@ ROWS = [
         "green built with another OpenResty",
         put(("hosts", "g1", "gateway", "openresty"), {"nginx": "1.17.8"}),
         "g1: its kong 2.8.5 is built with nginx 1.17.8 and would not start | build it with OpenResty 1.19.9.1",
+    ),
+    (
+        "green does not reach the database",
+        put(("hosts", "g1", "unreached"), "no pg_hba.conf entry."),
+        "g1: `kong migrations list` does not work there: no pg_hba.conf entry | look at",
+    ),
+    (
+        "no such package",
+        to_install(["2.8.1", "2.7.2"]),
+        "g1: the package manager has no package kong 2.8.5, but 2.8.1, 2.7.2",
+    ),
+    (
+        "no package at all",
+        to_install([]),
+        "g1: the package manager has no package kong 2.8.5, but none at all",
+    ),
+    (
+        "PostgreSQL is too old",
+        put(("database", "server_version_num"), 90424),
+        "is older than 9.5, with which Kong 2.8.5 starts",
     ),
     (
         "an unknown target",
@@ -363,6 +394,14 @@ def test_plan_does_with_blue_alone(survey):
     assert {row["where"] for row in result["warnings"]} == {"inventory", "b1"}
     survey["options"]["looks"] = ""
     assert len(plan.build(survey)["blockers"]) == 3
+
+
+def test_little_room_for_the_dump_is_a_warning(survey):
+    survey["database"].update(bytes=5 << 30, free_bytes=6 << 30)
+    assert plan.build(survey)["warnings"] == []
+    survey["database"]["free_bytes"] = 1 << 30
+    (warning,) = plan.build(survey)["warnings"]
+    assert warning["what"] == "/var/lib/kong_upgrade/backup has 1.0 GB left, and the database has 5.0 GB"
 
 
 def test_plan_does_without_greens_command(survey):
