@@ -30,7 +30,7 @@ def facts(run, executable, prefix, settings, unit=None, exec_start=None, root="/
     return {
         "os": system(root),
         "package": package(run, executable),
-        "candidates": candidates(run),
+        "candidates": None if executable else candidates(run),  # apt takes its time
         "repositories": repositories(root),
         "files": files(prefix, settings),
         "users": dict((name, name in _users(root)) for name in ("kong", "nobody")),

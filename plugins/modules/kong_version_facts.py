@@ -230,7 +230,9 @@ ansible_facts:
               type: dict
               sample: {name: kong, version: 2.1.4, manager: dpkg}
             candidates:
-              description: C(versions) of the package kong that the lists of the package C(manager) offer.
+              description: >-
+                C(versions) of the package kong that the lists of the package C(manager) offer; asked only where no C(kong) command is
+                found.
               type: dict
             repositories:
               description: Lines of the repositories' files that name Kong's packages, C(path) and C(text), without credentials.
