@@ -282,7 +282,11 @@ def hazards(facts):
     for name, item in list(items.items()) + list(table["extra"].items()):
         # Their own `detect` is in words, for the writer of the rule.
         row = {**{key: value for key, value in item.items() if key not in ("id", "detect")}, **rules[name]} if name in items else item
-        if number(row["version"]) > LAST or "part_of" in row:
+        if number(row["version"]) > LAST:
+            continue
+        if "part_of" in row:
+            # The other one must be told wherever this one would be.
+            assert number(items[row["part_of"]]["version"]) >= number(row["version"]), name
             continue
         if "action" not in row and "detect" in row:
             sys.exit("%s says nothing of what to do" % name)

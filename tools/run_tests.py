@@ -412,9 +412,8 @@ def newest(tally, _arguments):
 
 
 def integration(tally, arguments):
-    """Scenarios on the bed. Three at a time: most of their time is waiting."""
-    spread = ["-n", "3", "--dist", "loadgroup", "--no-loadscope-reorder"]
-    pytest(tally, "integration", BIN / "python", [*spread, "--durations=15", *arguments, INTEGRATION])
+    """Scenarios on the bed. Two at a time: most of their time is waiting."""
+    pytest(tally, "integration", BIN / "python", ["-n", "2", "--dist", "loadfile", "--durations=15", *arguments, INTEGRATION])
 
 
 PARTS = {part.__name__: part for part in (packages, lint, sanity, unit, floor, newest, integration)}

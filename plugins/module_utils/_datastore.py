@@ -73,7 +73,8 @@ def look(params, run):
             found["migrations"], warnings = _migrations.read_database(database, params["known"])
             found["schema_state"] = found["migrations"]["fingerprint"]
         if "answers" in gather:
-            found["answers"] = answers(database, params["queries"] or {})
+            found["answers"], more = answers(database, params["queries"] or {})
+            warnings = warnings + more
         if "sessions" in gather:
             found.update(sample(database, params["duration"]))
     if "clients" in gather:
@@ -286,11 +287,12 @@ def counts(database):
 
 
 def answers(database, queries):
-    """What the user's own queries find, each in a transaction that cannot write.
+    """What the user's own queries find.
 
     :param queries: dict: name -> {sql, needs}. The statement returns one text column, `found`; needs: list of "table.column".
-    :returns: dict: name -> {found: list of str, at most ANSWERS, more: bool}, or None where a table or column is missing.
-    :raises DatabaseError: a statement fails for another reason; the message names the query.
+    :returns: dict: name -> {found: list of str, at most ANSWERS, more: bool}, or None where a table or column is missing, or the
+        query failed; and a list of warnings that tell the latter.
+    :raises DatabaseError: the connection is lost.
     """
     rows = database.query(
         "select c.relname::text as name, a.attname::text as attribute from pg_catalog.pg_attribute a"
@@ -299,19 +301,17 @@ def answers(database, queries):
         [database.schema()],
     )
     present = set("%s.%s" % (row["name"], row["attribute"]) for row in rows)
-    database.query(
-        "select set_config('search_path', %s, false) as a, set_config('default_transaction_read_only', 'on', false) as b",
-        [_postgres.identifier(database.schema())],
-    )
-    found = {}
+    found, warnings = {}, []
     for name, query in sorted(queries.items()):
+        found[name] = None
         if not present.issuperset(query.get("needs") or []):
-            found[name] = None
             continue
         try:
-            lines = database.query("select found::text from (%s) as q limit %d" % (query["sql"], ANSWERS + 1))
+            lines = database.read_only("select found::text from (%s) as q where found is not null limit %d" % (query["sql"], ANSWERS + 1))
         except DatabaseError as error:
-            error.message = "query %s: %s" % (name, error.message)
-            raise
+            if error.details.get("sqlstate") == "closed":
+                raise
+            warnings.append("The query %s was not answered: %s" % (name, error.message))
+            continue
         found[name] = {"found": [line["found"] for line in lines[:ANSWERS]], "more": len(lines) > ANSWERS}
-    return found
+    return found, warnings

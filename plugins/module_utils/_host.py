@@ -33,9 +33,7 @@ def facts(run, executable, prefix, settings, unit=None, exec_start=None, root="/
         "candidates": None if executable else candidates(run),  # apt takes its time
         "repositories": repositories(root),
         "files": files(prefix, settings),
-        "users": dict((name, name in _users(root)) for name in ("kong", "nobody")),
         "memory_bytes": memory(root),
-        "free": dict((path, free(path)) for path in (prefix, "/tmp")),
         "units": units(unit or "kong.service", root),
         "templates": templates(prefix, settings, exec_start),
         "rocks": rocks(root),
@@ -64,11 +62,15 @@ def system(root="/"):
 
 
 def package(run, executable):
-    """name, version and manager of the package that owns the command; None for an installation by hand."""
+    """name, version and manager of the package that owns the command; name is None where none does.
+
+    None where there is no command, or no package manager that is known.
+    """
     if not executable:
         return None
     path = os.path.realpath(executable)
     code, out = _call(run, ["dpkg-query", "-S", path])
+    asked = code is not None
     if code == 0 and ":" in out:
         name = out.split(":", 1)[0].split(",")[0].strip()
         version = _call(run, ["dpkg-query", "-W", "-f", "${Version}", name])[1].strip()
@@ -77,20 +79,16 @@ def package(run, executable):
     words = out.split()
     if code == 0 and len(words) >= 2:
         return {"name": words[0], "version": words[1], "manager": "rpm"}
-    return None
+    return {"name": None, "version": None, "manager": None} if asked or code is not None else None
 
 
 def candidates(run):
-    """Versions of the package kong that the package manager's present lists offer, with its name; None without a manager."""
-    code, out = _call(run, ["apt-cache", "madison", "kong"])
-    if code == 0:
-        return {"manager": "apt", "versions": _unique(line.split("|")[1].strip() for line in out.splitlines() if line.count("|") >= 2)}
-    for manager in ("dnf", "yum"):
-        code, out = _call(run, [manager, "--cacheonly", "--quiet", "list", "--showduplicates", "kong"])
-        if code is not None:
-            lines = [line.split() for line in out.splitlines() if line.startswith("kong.")]
-            return {"manager": manager, "versions": _unique(words[1] for words in lines if len(words) > 1)}
-    return None
+    """Versions of the package kong that apt's present lists offer; None without apt (dnf and yum write where they look)."""
+    nothing_written = ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
+    code, out = _call(run, ["apt-cache"] + nothing_written + ["madison", "kong"])
+    if code != 0:
+        return None
+    return {"manager": "apt", "versions": _unique(line.split("|")[1].strip() for line in out.splitlines() if line.count("|") >= 2)}
 
 
 def repositories(root="/"):
@@ -173,20 +171,36 @@ def units(name, root="/"):
 def templates(prefix, settings, exec_start=None):
     """nginx_conf (a custom template, None if none shows), how it was found, and includes of the user's own.
 
-    A custom template leaves no trace but the nginx.conf made from it: Kong's own is a few lines that include nginx-kong.conf
-    and have no server of their own (0.14.1 ... 2.8.5).
+    A custom template leaves no trace but the nginx.conf made from it: Kong's own has nothing in its http block but the include of
+    nginx-kong.conf (0.14.1 ... 2.8.5).
     """
     includes = [
         {"file": str(value), "key": key} for key, value in sorted(settings.items()) if re.match(r"nginx_\w+_include$", key)
     ]
     named = re.search(r"--nginx-conf[= ]\s*(\S+)", exec_start or "")
     if named:
-        return {"nginx_conf": named.group(1), "how": "--nginx-conf of the unit", "includes": includes}
+        return {
+            "nginx_conf": named.group(1),
+            "how": "--nginx-conf of the unit",
+            "includes": includes,
+            "directives": directives(_text(named.group(1)) or ""),
+        }
     path = os.path.join(prefix, "nginx.conf")
     text = re.sub(r"#.*", "", _text(path) or "")
-    if text.strip() and (not re.search(r"include\s+['\"]?[^;]*nginx-kong\.conf", text) or re.search(r"^\s*server\s*{", text, re.MULTILINE)):
-        return {"nginx_conf": path, "how": "nginx.conf of the prefix is not what Kong's own template gives", "includes": includes}
-    return {"nginx_conf": None, "how": None, "includes": includes}
+    http = re.search(r"^http\s*\{(.*)", text, re.MULTILINE | re.DOTALL)
+    if http and not re.match(r"\s*include\s+['\"]?[^;'\"]*nginx-kong\.conf['\"]?\s*;\s*\}", http.group(1)):
+        return {
+            "nginx_conf": path,
+            "how": "nginx.conf of the prefix is not what Kong's own template gives",
+            "includes": includes,
+            "directives": directives(text),
+        }
+    return {"nginx_conf": None, "how": None, "includes": includes, "directives": []}
+
+
+def directives(text):
+    """The shared dictionaries and includes in a template: list of str, such as "lua_shared_dict kong"."""
+    return re.findall(r"^\s*(lua_shared_dict\s+\w+|include\s+[^;]+)", re.sub(r"#.*", "", text), re.MULTILINE)
 
 
 def rocks(root="/"):
@@ -225,10 +239,6 @@ def plugins(settings):
                 }
                 break
     return found
-
-
-def _users(root):
-    return set(line.split(":", 1)[0] for line in (_text(os.path.join(root, "etc/passwd")) or "").splitlines())
 
 
 def _call(run, argv):

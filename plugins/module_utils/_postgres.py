@@ -245,6 +245,14 @@ class Database(object):
         """
         raise NotImplementedError
 
+    def read_only(self, sql):
+        """Runs one statement of somebody else's in a transaction of its own that cannot write; it leaves nothing behind in the session,
+        which a pooler may hand to others. Unqualified names are looked for in schema().
+
+        :returns: as query(). :raises DatabaseError: as query().
+        """
+        raise NotImplementedError
+
     def close(self):
         """Ends the connection; closing twice does no harm."""
         raise NotImplementedError
@@ -323,6 +331,15 @@ class _DBAPI(Database):
                 cursor.close()
         except self._driver.Error as error:
             raise self._failed(error, getattr(error, "sqlstate", None) or getattr(error, "pgcode", None))
+
+    def read_only(self, sql):
+        begin = "set local search_path to %s" % identifier(self.schema())
+        self.query("begin read only")
+        try:
+            self.query(begin)
+            return self.query(sql)
+        finally:
+            self.query("rollback")
 
     def close(self):
         if self._connection is not None:
@@ -421,6 +438,11 @@ class _Psql(Database):
         # json_agg makes one value of any number of rows, whatever they hold
         answer = self._ask("select coalesce(json_agg(q), '[]'::json)::text from (%s) q" % sql, self._limit)
         return json.loads(answer)
+
+    def read_only(self, sql):
+        begin = "begin read only;\nset local search_path to %s" % identifier(self.schema())
+        select = "select coalesce(json_agg(q), '[]'::json)::text from (%s) q" % sql
+        return json.loads(self._ask("%s;\n%s;\nrollback" % (begin, select), self._limit))
 
     def _ask(self, sql, limit):
         self._number += 1

@@ -226,13 +226,14 @@ ansible_facts:
               description: C(id), C(version_id), C(like) and C(pretty) of os-release.
               type: dict
             package:
-              description: C(name), C(version) and C(manager) of the package that owns the command; none if it was installed by hand.
+              description: >-
+                C(name), C(version) and C(manager) of the package that owns the command, each none if no package does; none as a whole
+                without a command or a package manager that is known.
               type: dict
               sample: {name: kong, version: 2.1.4, manager: dpkg}
             candidates:
               description: >-
-                C(versions) of the package kong that the lists of the package C(manager) offer; asked only where no C(kong) command is
-                found.
+                C(versions) of the package kong that the lists of apt (C(manager)) offer; asked only where no C(kong) command is found.
               type: dict
             repositories:
               description: Lines of the repositories' files that name Kong's packages, C(path) and C(text), without credentials.
@@ -243,15 +244,9 @@ ansible_facts:
                 The prefix, its logs and every setting that names a file, with C(path), C(exists), C(owner), C(group) (number)
                 and C(mode).
               type: dict
-            users:
-              description: Whether the users kong and nobody exist.
-              type: dict
             memory_bytes:
               description: Memory of the host.
               type: int
-            free:
-              description: Free bytes where the prefix and /tmp are.
-              type: dict
             units:
               description: Unit files with the name of the node's unit, else of kong.service, the one in force first.
               type: list

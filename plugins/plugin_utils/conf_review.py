@@ -10,6 +10,7 @@ Pure functions on what plugin_utils/knowledge says. `review()` is the door.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
@@ -19,6 +20,10 @@ from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
 ONLY_WITH = {"pg_": "postgres", "cassandra_": "cassandra"}
 # Units of nginx's times, in seconds.
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "M": 2592000, "y": 31536000}
+
+
+# It is asked for each property; knowledge gives everybody a copy of their own.
+renames = functools.lru_cache(maxsize=1)(knowledge.conf_renames)
 
 
 def review(settings: dict, source: str, target: str) -> dict:
@@ -67,6 +72,12 @@ def review(settings: dict, source: str, target: str) -> dict:
     return found
 
 
+def shown(settings, *versions):
+    """Settings as a report may show them: secrets masked, and what none of the versions knows, which may be a mistyped one."""
+    masked = _conf.mask(_conf.plain(settings))
+    return {k: v if any(knowledge.key_exists(version, k) for version in versions) or not v else _conf.MASK for k, v in masked.items()}
+
+
 def difference(before, after, before_name, after_name):
     """The unified difference between two settings, each written as a kong.conf; empty where they are the same."""
     texts = [_conf.render(settings).splitlines(True) for settings in (before, after)]
@@ -75,7 +86,7 @@ def difference(before, after, before_name, after_name):
 
 def renamed(key, source, target):
     """[new names] of a property that the source reads and the target would drop or take for something else, or []."""
-    table = knowledge.conf_renames()
+    table = renames()
     if key in table["merged"] and knowledge.key_exists(source, key) and not knowledge.key_exists(target, key):
         return [table["merged"][key]]
     if knowledge.key_deprecated(target, key) is not None:
@@ -94,12 +105,12 @@ def rank(key):
 
 def merges(olds):
     """Whether the old values are part of the new one, instead of standing behind it."""
-    return any(key in knowledge.conf_renames()["merged"] for unused_rank, key, unused_value in olds)
+    return any(key in renames()["merged"] for unused_rank, key, unused_value in olds)
 
 
 def carried(new, value, given):
     """The value of an old property in the form that the new one wants, or None where there is none."""
-    table = knowledge.conf_renames()
+    table = renames()
     if new in table["merged"].values():
         return joined(given.get(new, "bundled"), value)
     form = table["forms"].get(new)
@@ -128,19 +139,19 @@ def what_to_do(key, values, given, target):
     if not values:
         return "take it out: it has no effect in Kong %s" % target
     names = " and ".join(values)
-    there = [new for new in values if new in given and new not in knowledge.conf_renames()["merged"].values()]
+    there = [new for new in values if new in given and new not in renames()["merged"].values()]
     if there == list(values):
         return "take it out: %s is set and wins" % names
     if None in values.values():
         return "set %s by hand: the value has no form that Kong %s would take there" % (names, target)
-    if key in knowledge.conf_renames()["merged"]:
+    if key in renames()["merged"]:
         return "take it out and add its names to %s" % names
     return "call it %s" % names
 
 
 def changed_defaults(given, source, target):
     """[{key, from, to, do}] of properties that nobody has set and that mean something else in the target."""
-    table = knowledge.conf_renames()
+    table = renames()
     before, after = knowledge.conf_defaults(source), knowledge.conf_defaults(target)
     database = given.get("database", after["database"])
     said = set()
@@ -173,5 +184,5 @@ def names_now(key, target):
     deprecated = knowledge.key_deprecated(target, key)
     if deprecated is not None:
         return deprecated
-    other = knowledge.key_alias(key) or knowledge.conf_renames()["moved"].get(key)
+    other = knowledge.key_alias(key) or renames()["moved"].get(key)
     return [other if other and knowledge.key_exists(target, other) else key]

@@ -16,12 +16,15 @@ from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import eff
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.templates import missing_in_template
 
 SEVERITIES = ("block", "warn", "info")
+# What is of interest where Kong is going to run: asked of green, and of blue, as a warning, where there is no green yet.
+OF_GREEN = ("os", "os_not_in", "repository", "unit_file", "rocks", "by_hand")
 SHOWN = 5  # places that are named of one hazard
 
 
 def queries(source, target) -> dict:
     """name -> {sql, needs} of the questions that the detectors have for the database; see kong_datastore_info, option queries."""
-    found = {"plugins": {"sql": "SELECT DISTINCT name AS found FROM plugins", "needs": ["plugins.name"]}}
+    names = "SELECT string_agg(DISTINCT name, ',') AS found FROM plugins"
+    found = {"plugins": {"sql": names, "needs": ["plugins.name"]}}
     for name, entry in knowledge.hazards(source, target).items():
         for number, detector in enumerate(entry.get("detect", [])):
             if "sql" in detector:
@@ -29,15 +32,15 @@ def queries(source, target) -> dict:
     return found
 
 
-def find(nodes, database, source, target, green, built=False) -> dict:
+def find(nodes, database, source, target, green, green_nodes=None) -> dict:
     """{"hazards": [...], "checklist": [...]}, the gravest first.
 
     nodes: {host: kong_gateway} of blue, as kong_version_facts tells it. database: answer of kong_datastore_info, with
     `answers` to queries(). green: {property: value} that the operator sets for green, by which a hazard can be settled.
-    built: whether green's command is there and made of what the target needs.
+    green_nodes: {host: kong_gateway} of the green hosts on which Kong is still to be installed; None where there is no green.
     A hazard is {id, severity, where, what, do, source}; a question {id, ask, source}.
     """
-    cluster = Cluster(nodes, database, source, target, green, built)
+    cluster = Cluster(nodes, database, source, target, green, green_nodes)
     hazards, checklist = [], []
     for name, entry in knowledge.hazards(source, target).items():
         if any(key in green for key in entry.get("unless", [])):
@@ -51,7 +54,12 @@ def find(nodes, database, source, target, green, built=False) -> dict:
             for what, hosts in cluster.places(name, number, detector).items():
                 places.setdefault(what, []).extend(hosts)
         if places:
-            hazards.append(told(name, entry, places))
+            only_blue = green_nodes is None and any(set(OF_GREEN) & set(detector) for detector in entry["detect"])
+            hazards.append(
+                told(
+                    name, dict(entry, severity="warn") if only_blue and entry["severity"] == "block" else entry, places
+                )
+            )
     hazards += cluster.plugins_that_green_lacks()
     hazards.sort(key=lambda hazard: SEVERITIES.index(hazard["severity"]))
     return {"hazards": hazards, "checklist": checklist}
@@ -74,13 +82,13 @@ def told(name, entry, places) -> dict:
 class Cluster:
     """What is known of blue, as the detectors ask for it."""
 
-    def __init__(self, nodes, database, source, target, green, built):
+    def __init__(self, nodes, database, source, target, green, green_nodes):
         self.nodes = nodes
         self.database = database
         self.source = source
         self.target = target
         self.green = green
-        self.built = built
+        self.green_nodes = green_nodes
         self.settings = {host: effective(node, source) for host, node in nodes.items()}
         self.kind = next((node["datastore"]["kind"] for node in nodes.values() if node.get("datastore")), None)
 
@@ -97,15 +105,18 @@ class Cluster:
             return {}
         if "sql" in detector:
             answer = (self.database.get("answers") or {}).get("%s/%d" % (name, number)) or {}
-            return {found: [] for found in answer.get("found", [])}
+            return {found: [] for found in answer.get("found", []) + ["and more"] * bool(answer.get("more"))}
         if "source_below" in detector:
             below = knowledge.compare(self.source, detector["source_below"]) < 0
             return {"Kong %s" % self.source: list(self.nodes)} if below else {}
         if "running" in detector:
             return {"Kong %s" % self.source: list(self.nodes)} if self.source in detector["running"] else {}
         if "plugin" in detector:
-            present = ((self.database.get("answers") or {}).get("plugins") or {}).get("found", [])
-            return {"plugin %s" % plugin: [] for plugin in detector["plugin"] if plugin in present}
+            found = {"plugin %s" % plugin: [] for plugin in detector["plugin"] if plugin in self.in_use()}
+            for host, settings in self.settings.items():
+                for plugin in set(detector["plugin"]) & set(words(settings.get("plugins"))):
+                    found.setdefault("plugin %s" % plugin, []).append(host)
+            return found
         if "password_encryption" in detector:
             how = self.database.get("password_encryption")
             return {"password_encryption = %s" % how: []} if how == detector["password_encryption"] else {}
@@ -115,28 +126,28 @@ class Cluster:
             low = number and number < lowest[0] * 10000 + (lowest[1] if len(lowest) > 1 else 0) * 100
             return {"PostgreSQL %s" % self.database.get("server_version"): []} if low else {}
         found = {}
-        for host, node in self.nodes.items():
+        nodes = self.nodes if self.green_nodes is None or not set(OF_GREEN) & set(detector) else self.green_nodes
+        for host, node in nodes.items():
             for what in self.on_host(host, node, detector):
                 found.setdefault(what, []).append(host)
         return found
 
     def on_host(self, host, node, detector) -> list[str]:
         """What a detector finds on one host."""
-        settings, facts = self.settings[host], node.get("host") or {}
+        settings, facts = self.settings.get(host, {}), node.get("host") or {}
         if "key" in detector or "key_regex" in detector:
             pattern = detector.get("key_regex") or "^%s$" % re.escape(detector["key"])
             value = re.compile(detector.get("value", ""))
             return ["%s = %s" % (k, v) for k, v in settings.items() if re.search(pattern, k) and value.search(str(v))]
         if "path_missing" in detector:
             entry = (facts.get("files") or {}).get(detector["path_missing"])
-            return [entry["path"]] if entry and not entry["exists"] else []
+            return [entry["path"]] if entry and entry["exists"] is False else []
         if "custom_plugins" in detector:
             return ["plugin %s" % plugin for plugin in self.custom_plugins(settings, facts, detector["custom_plugins"])]
-        if "os" in detector:
-            system = facts.get("os") or {}
-            version = str(system.get("version_id") or "")
-            old = any(version == v or version.startswith(v + ".") for v in detector["os"].get(system.get("id"), []))
-            return [system.get("pretty") or "%s %s" % (system["id"], version)] if old else []
+        if "os" in detector or "os_not_in" in detector:
+            return self.system(facts.get("os"), detector)
+        if "includes" in detector:
+            return ["%(key)s = %(file)s" % row for row in (facts.get("templates") or {}).get("includes") or []]
         if "package" in detector:
             package = facts.get("package") or {}
             return ["package %(name)s %(version)s" % package] if package.get("name") == detector["package"] else []
@@ -146,7 +157,7 @@ class Cluster:
         if "unit_file" in detector:
             return [path for path in facts.get("units") or [] if path == detector["unit_file"]]
         if "by_hand" in detector:
-            return ["not installed from a package"] if facts and facts.get("package") is None and not self.built else []
+            return ["not installed from a package"] if (facts.get("package") or {"name": "?"})["name"] is None else []
         if "rocks" in detector:
             return ["%s %s" % rock for rock in sorted((facts.get("rocks") or {}).items())]
         if "memory_below_twice" in detector:
@@ -162,11 +173,29 @@ class Cluster:
             "%s is not set" % detector["absent"] if "absent" in detector else "database = %s" % detector["database"]
         ]
 
+    def system(self, system, detector) -> list[str]:
+        """An operating system for which there are no packages: one that is named, or, of a known family, one that is not."""
+        if not system or not system.get("version_id"):
+            return []
+        version, families = str(system["version_id"]), [system["id"], *system.get("like", [])]
+        table = detector.get("os") or detector["os_not_in"]
+        lists = [table[family] for family in families[: None if "os" in detector else 1] if family in table]
+        listed = any(not v or version == v or version.startswith(v + ".") for versions in lists for v in versions)
+        wrong = listed if "os" in detector else bool(lists) and not listed
+        return [system.get("pretty") or "%s %s" % (system["id"], version)] if wrong else []
+
+    def in_use(self) -> set:
+        """Names of the plugins that have rows in the database."""
+        answer = (self.database.get("answers") or {}).get("plugins") or {}
+        return {name for names in answer.get("found", []) for name in words(names)}
+
     def custom_template(self, seen) -> list[str]:
         """A custom nginx template, with the shared dictionaries that it lacks: without them the target does not start."""
         if not seen.get("nginx_conf"):
             return []
-        missing = missing_in_template("http {\n%s;\n}\n" % ";\n".join(seen.get("directives") or ["include 'nginx-kong.conf'"]), self.target)
+        missing = missing_in_template(
+            "http {\n%s;\n}\n" % ";\n".join(seen.get("directives") or ["include 'nginx-kong.conf'"]), self.target
+        )
         lacks = sorted(row["directive"].split()[1] for row in missing if row["dictionary"] and not row["when"])
         return [seen["nginx_conf"] + (", which lacks the dictionaries %s" % ", ".join(lacks) if lacks else "")]
 
@@ -183,7 +212,6 @@ class Cluster:
 
     def plugins_that_green_lacks(self) -> list[dict]:
         """Plugins that have rows in the database while green would not load them: its start fails."""
-        present = ((self.database.get("answers") or {}).get("plugins") or {}).get("found", [])
         loaded = set()
         for settings in [self.green] if "plugins" in self.green else self.settings.values():
             loaded |= set(words(settings.get("plugins") or "bundled"))
@@ -191,7 +219,7 @@ class Cluster:
             loaded |= set(words(settings.get("custom_plugins")))
         if "bundled" in loaded:
             loaded |= knowledge.bundled_plugins(self.target)
-        lacking = {"plugin %s" % name: [] for name in sorted(present) if name not in loaded}
+        lacking = {"plugin %s" % name: [] for name in sorted(self.in_use()) if name not in loaded}
         entry = {
             "severity": "block",
             "summary": "plugins are in use that Kong %s would not load with green's plugins property, so it would not start"

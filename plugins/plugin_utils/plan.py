@@ -19,6 +19,7 @@ The survey, as `survey.py` collects it:
 from __future__ import annotations
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
+from ansible_collections.bluegreen.kong.plugins.module_utils._errors import ConfError
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import conf_review, hazards, knowledge, path, room, weights
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, effective
 
@@ -69,8 +70,9 @@ def build(survey: dict) -> dict:
     check_hosts(survey, found)
     source = version_of_blue(survey, found)
     target = check_target(survey, source, found)
-    running = source if source in knowledge.versions() else None  # of others nothing is known
-    of_blue = settings_of_blue(survey, running, target)
+    # Of other versions nothing is known but that they were released.
+    running = source if knowledge.versions().get(source, {}).get("openresty") else None
+    of_blue = settings_of_blue(survey, running, target, found)
     settings = {
         host: settings_of_green(host, survey, of_blue, target, found)
         for host in groups["green"]
@@ -88,11 +90,18 @@ def build(survey: dict) -> dict:
     stands = where_it_stands(survey, servers, migrations, target)
     check_blue_is_there(groups, options, stands, found)
     todo = phases_to_run(options, stands, found)
-    check_server(survey, target, todo, found)
+    check_server(survey, todo, found)
     check_state(survey, running, target, stands, found)
     check_counters(survey, todo, stands, found)
     if "expand" in todo:
         room.look(survey["database"], float(options["max_transaction_age"]), found)
+    if not groups["green"]:
+        for key in sorted(key for key, values in of_blue["values"].items() if len(values) > 1):
+            found.later(
+                ", ".join(of_blue["hosts"]),
+                "blue nodes differ in %s" % key,
+                "say which is right in kong_upgrade_settings of green",
+            )
     ahead = check_hazards(survey, running, target, stands, found)
     if check_way_back(options, running, target, stands, migrations, found):
         check_base_weights(servers, todo, found)
@@ -412,10 +421,10 @@ def version_of_blue(survey, found):
 def check_target(survey, source, found):
     """The target version, None for one that is not known; blockers where the path or a green host does not lead there."""
     target = survey["options"]["target_version"]
-    if target not in knowledge.versions():
+    if not knowledge.versions().get(target, {}).get("target"):
         found.block(
             "kong_upgrade_target_version",
-            "%s is no release of Kong Gateway OSS that this collection knows" % (target or "empty"),
+            "%s is no release of Kong Gateway OSS that this collection upgrades to" % (target or "empty"),
             "choose one, such as %s" % knowledge.newest_target(),
         )
         return None
@@ -483,10 +492,14 @@ def check_packages(survey, target, found):
         named = seen.get("install") == "package" and seen["package"].split("=")[0] == "kong"
         if not named or offered is None or not target or (seen["gateway"] or {}).get("version") == target:
             continue
-        if not any(version == target or version.startswith(target + "-") or version.startswith(target + "+") for version in offered):
+        if not any(
+            version == target or version.startswith(target + "-") or version.startswith(target + "+")
+            for version in offered
+        ):
             found.later(
                 host,
-                "the package manager has no package kong %s, but %s" % (target, ", ".join(offered[:3]) or "none at all"),
+                "the package manager has no package kong %s, but %s"
+                % (target, ", ".join(offered[:3]) or "none at all"),
                 "add Kong's repository for its distribution and renew the lists, or set kong_upgrade_package to a file",
             )
 
@@ -518,21 +531,28 @@ def check_hazards(survey, source, target, stands, found):
 
     Once the schema serves both versions, the operator has been told.
     """
-    nodes = {
-        host: survey["hosts"][host]["gateway"]
-        for host in survey["groups"]["blue"]
-        if survey["hosts"].get(host, {}).get("gateway")
+    accepted = survey["options"]["accepted_hazards"]
+    for name in sorted(set(accepted) - set(knowledge.hazard_ids())):
+        found.block("kong_upgrade_accepted_hazards", "%s is no hazard that is known" % name, "take it out")
+    gateways = {
+        colour: {
+            h: survey["hosts"][h]["gateway"]
+            for h in survey["groups"][colour]
+            if survey["hosts"].get(h, {}).get("gateway")
+        }
+        for colour in ("blue", "green")
     }
-    if not source or not target or stands["expanded"] or knowledge.compare(source, target) > 0:
+    over = stands["green_running"] or (stands["expanded"] and reached(knowledge.new_in_up, source, target))
+    if not source or not target or over or knowledge.compare(source, target) > 0:
         return {"hazards": [], "checklist": []}
     green = {}
     for host in survey["groups"]["green"]:
         green.update(survey["hosts"].get(host, {}).get("settings") or {})
-    built = bool(survey["groups"]["green"]) and all(
-        built_right(survey, host, target) for host in survey["groups"]["green"]
+    # A green host whose command has the target's version, made of the right parts, is past all that.
+    to_install = {host: gateway for host, gateway in gateways["green"].items() if not built_right(survey, host, target)}
+    ahead = hazards.find(
+        gateways["blue"], survey["database"], source, target, green, to_install if survey["groups"]["green"] else None
     )
-    ahead = hazards.find(nodes, survey["database"], source, target, green, built)
-    accepted = survey["options"]["accepted_hazards"]
     for hazard in ahead["hazards"]:
         hazard["accepted"] = hazard["id"] in accepted
         if hazard["severity"] == "block" and not hazard["accepted"]:
@@ -543,15 +563,13 @@ def check_hazards(survey, source, target, stands, found):
             )
         elif hazard["severity"] == "warn" and not hazard["accepted"]:
             found.warn(hazard["where"], "%s: %s" % (hazard["id"], hazard["what"]), hazard["do"], hazard["id"])
-    for name in sorted(set(accepted) - set(knowledge.hazard_ids())):
-        found.block("kong_upgrade_accepted_hazards", "%s is no hazard that is known" % name, "take it out")
     return ahead
 
 
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 
-def settings_of_blue(survey, source, target):
+def settings_of_blue(survey, source, target, found):
     """What blue has set, as the target calls it, looked at once for all of green.
 
     Returns values {key: {value: [hosts]}}, places {key: [hosts]} of the values that hold the address, name or prefix of a blue host,
@@ -569,7 +587,11 @@ def settings_of_blue(survey, source, target):
         if source and target:
             alike = tuple(settings.items())
             if alike not in reviews:
-                reviews[alike] = ([], conf_review.review(settings, source, target))
+                try:
+                    reviews[alike] = ([], conf_review.review(settings, source, target))
+                except ConfError as error:
+                    found.block(host, str(error), "write it in another way in its kong.conf or its KONG_ variable")
+                    continue
                 blue["reviews"].append(reviews[alike])
             reviews[alike][0].append(host)
             settings = reviews[alike][1]["proposed"]
@@ -599,12 +621,14 @@ def conf_ahead(survey, blue, settings, source, target, found):
             found.warn(", ".join(entry["hosts"]), "%s in kong.conf" % entry["key"], entry["do"])
     first, review = blue["reviews"][0][0][0], blue["reviews"][0][1]
     green = next((host for host in survey["groups"]["green"] if host in settings), None)
-    result["diff"] = conf_review.difference(
-        effective(survey["hosts"][first]["gateway"], source),
-        settings[green] if green else review["proposed"],
-        "kong.conf of %s, Kong %s" % (first, source),
-        "kong.conf of %s, Kong %s" % (green or "green", target),
-    )
+    try:
+        before = conf_review.shown(effective(survey["hosts"][first]["gateway"], source), source, target)
+        after = conf_review.shown(settings[green], target) if green else review["proposed"]
+    except ConfError as error:
+        found.block(green, str(error), "correct kong_upgrade_settings")
+        return dict(result, diff="")
+    names = ("kong.conf of %s, Kong %s" % (first, source), "kong.conf of %s, Kong %s" % (green or "green", target))
+    result["diff"] = conf_review.difference(before, after, *names)
     return result
 
 
@@ -911,20 +935,9 @@ def check_database(survey, settings, found):
         )
 
 
-def check_server(survey, target, todo, found):
-    """Whether the database can be used by the target, and be migrated and dumped from here."""
+def check_server(survey, todo, found):
+    """Whether the database can be migrated and dumped from here."""
     database, options = survey["database"], survey["options"]
-    if target and database.get("server_version_num"):
-        lowest = knowledge.datastore_minimum(target)
-        numbers = [int(part) for part in lowest.split(".")] + [0]
-        # from 10 on the minor version has four digits
-        least = numbers[0] * 10000 + (numbers[1] * 100 if numbers[0] < 10 else numbers[1])
-        if database["server_version_num"] < least:
-            found.block(
-                "database",
-                "PostgreSQL %s is older than %s, with which Kong %s starts at all" % (database.get("server_version"), lowest, target),
-                "upgrade PostgreSQL first",
-            )
     if database.get("in_recovery"):
         found.block(
             "database",
@@ -937,7 +950,8 @@ def check_server(survey, target, todo, found):
     if free is not None and database.get("bytes") and free < database["bytes"]:
         found.warn(
             options["database_host"],
-            "%s has %.1f GB left, and the database has %.1f GB" % (options["backup_dir"], free / 2**30, database["bytes"] / 2**30),
+            "%s has %.1f GB left, and the database has %.1f GB"
+            % (options["backup_dir"], free / 2**30, database["bytes"] / 2**30),
             "a dump is smaller, but make sure that there is room for it, or set kong_upgrade_backup_dir",
         )
     server = database["server_version_num"] // 10000

@@ -22,15 +22,6 @@ def pytest_configure(config):
         config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """A scenario with a bed of its own may run anywhere and goes first, since it takes long; a module's others stay together."""
-    items.sort(key=lambda item: "stage" not in item.fixturenames)
-    for item in items:
-        if "stage" not in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 @pytest.fixture
 def stage(tmp_path):
     """stage(nodes=..., ...) -> a Scene; all that were made are taken down at the end."""

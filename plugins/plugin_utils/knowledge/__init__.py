@@ -402,7 +402,8 @@ def hazards(source, target):
     return {
         name: entry
         for name, entry in _table("hazards")["hazards"].items()
-        if compare(source, entry["version"]) < 0 <= compare(target, entry["version"])
+        if compare(entry.get("from", "0"), source) <= 0
+        and compare(source, entry["version"]) < 0 <= compare(target, entry["version"])
         or any(str(source).strip() in detector.get("running", []) for detector in entry.get("detect", []))
     }
 

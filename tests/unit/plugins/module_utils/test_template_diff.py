@@ -138,7 +138,7 @@ def test_many_random_changes_apply(tmp_path):
     """What no table thinks of: blank and repeated lines, changes of white space inside and beside other changes."""
     chance = random.Random(7)
     for number in range(40):
-        old = [chance.choice(["}\n", "\n", "  a;\n", "b c;\n", "> end\n", "x%d\n" % chance.randrange(9)]) for _ in range(30)]
+        old = [chance.choice(["}\n", "\n", "  a;\n", "b c;\n", "> end\n", "x%d\n" % chance.randrange(9)]) for dummy in range(30)]
         new = []
         for line in old:
             kind = chance.random()
@@ -313,7 +313,7 @@ def test_the_merge_is_that_of_git_merge_file(tmp_path):
     git = _template_diff.Git(run_command, str(tmp_path))
     met = 0
     for number in range(40):
-        base = ["%s%d\n" % (chance.choice("ab"), chance.randrange(6)) for _ in range(40)]
+        base = ["%s%d\n" % (chance.choice("ab"), chance.randrange(6)) for dummy in range(40)]
         sides = []
         for word in ("mine", "kong"):
             side = []

@@ -125,7 +125,7 @@ ROWS = {
         on(host={"repositories": [{"path": "/l", "text": "deb https://kong.bintray.com/"}]}),
         on(),
     ),
-    "KONG-260-OPENRESTY": ("2.5.2", on(host={"package": None}), on()),
+    "KONG-260-OPENRESTY": ("2.5.2", on(host={"package": {"name": None}}), on()),
     "KONG-270-CASSANDRA": ("2.6.1", on(kind="cassandra"), on()),
     "KONG-270-BASEPLUGIN": (
         "2.6.1",
@@ -136,6 +136,13 @@ ROWS = {
         "2.6.1",
         on(host={"os": {"id": "amzn", "version_id": "2018.03"}}),
         on(host={"os": {"id": "amzn", "version_id": "2"}}),
+    ),
+    "KONG-280-GOPLUGINSERVER": ("2.7.2", on({"go_plugins_dir": "/opt/go"}), on({"go_plugins_dir": "off"})),
+    "CUSTOM-TEMPLATE": ("2.1.4", on(host={"templates": {"nginx_conf": "/etc/kong/my.template"}}), on()),
+    "NGINX-INCLUDES": (
+        "2.7.2",
+        on(host={"templates": {"includes": [{"key": "nginx_http_include", "file": "/x"}]}}),
+        on(),
     ),
     "KONG-280-VAULTS": ("2.7.2", on({"log_level": "{vault://env/x}"}), on({"log_level": "vault"})),
     "KONG-280-CORS": ("2.7.2", on(answers=rows("KONG-280-CORS")), on()),
@@ -148,7 +155,6 @@ ROWS = {
     "CENTOS-END-OF-LIFE": ("2.7.2", on(host={"os": {"id": "centos", "version_id": "7"}}), on()),
     "LOCAL-RATE-LIMITS": ("2.7.2", on(answers=rows("LOCAL-RATE-LIMITS")), on()),
     "READ-REPLICA": ("2.7.2", on({"pg_ro_host": "replica"}), on()),
-    "SCRAM-PASSWORDS": ("2.1.4", on(password_encryption="scram-sha-256"), on(password_encryption="md5")),
     "TWO-DEFAULT-WORKSPACES": ("2.7.2", on(answers=rows("TWO-DEFAULT-WORKSPACES")), on()),
     "PLUGINS-NOT-LOADED": (
         "2.7.2",
@@ -218,6 +224,57 @@ def test_a_custom_template_is_told_with_the_dictionaries_that_it_lacks():
     assert "lacks" not in ids(on(host={"templates": seen}), "1.5.1")["KONG-200-TEMPLATE"]["what"]
 
 
+def test_what_concerns_the_new_hosts_is_looked_for_there():
+    old = node(
+        host={"os": {"id": "debian", "version_id": "9", "pretty": "Debian 9"}, "rocks": {"kong-plugin-acme": "0.2"}}
+    )
+    new = node()
+
+    def found(blue, green):
+        rows = hazards.find({"b1": blue}, {}, "2.1.4", TARGET, {}, green)["hazards"]
+        return {(row["id"], row["severity"], row["where"]) for row in rows}
+
+    assert found(old, {"g1": new}) == found(old, {}) == set()
+    assert found(new, {"g1": old}) == {("KONG-283-DISTROS", "block", "g1"), ("KONG-260-OPENRESTY", "warn", "g1")}
+    assert found(old, None) == {("KONG-283-DISTROS", "warn", "b1"), ("KONG-260-OPENRESTY", "warn", "b1")}
+
+
+@pytest.mark.parametrize(
+    "system, told",
+    [
+        ({"id": "debian", "version_id": "12", "like": []}, True),
+        ({"id": "debian", "version_id": "11", "like": []}, False),
+        ({"id": "rhel", "version_id": "8.6", "like": ["fedora"]}, False),
+        ({"id": "rocky", "version_id": "9.1", "like": ["rhel", "centos"]}, False),  # nobody said anything of it
+        ({"id": "alpine", "version_id": "3.15", "like": []}, False),
+        ({"id": "debian", "version_id": None, "like": []}, False),
+    ],
+)
+def test_distributions(system, told):
+    assert ("KONG-283-DISTROS" in ids(on(host={"os": system}), "2.7.2")) == told
+
+
+def test_centos_6_by_its_family():
+    assert "KONG-230-CENTOS6" in ids(on(host={"os": {"id": "ol", "version_id": "6.9", "like": ["rhel"]}}), "2.2.1")
+
+
+def test_a_plugin_may_stand_in_kong_conf_alone():
+    assert "KONG-200-SIDECAR" in ids(on({"plugins": "bundled, kubernetes-sidecar-injector"}), "1.5.1")
+
+
+def test_a_path_that_may_not_be_looked_at_is_not_missing():
+    seen = {"files": {"lua_ssl_trusted_certificate": {"path": "/root/x.pem", "exists": None}}}
+    assert "KONG-200-TRUSTED-CERT" not in ids(on(host=seen), "1.5.1")
+
+
+def test_scram_is_asked_where_the_server_would_store_it():
+    def asked(how):
+        found = hazards.find({"b1": node()}, {"password_encryption": how}, "2.1.4", TARGET, {})
+        return "SCRAM-PASSWORDS" in [row["id"] for row in found["checklist"]]
+
+    assert asked("scram-sha-256") and not asked("md5")
+
+
 def test_many_places_are_counted():
     found = ["row %d" % number for number in range(9)]
     hazard = ids(on(answers=rows("KONG-220-TARGETS", found=found)), "2.1.4")["KONG-220-TARGETS"]
@@ -241,10 +298,10 @@ def test_the_checklist_asks_only_what_may_concern_this_cluster():
     assert set(ASKED) >= asked("0.14.1") >= {"KONG-200-REUSEPORT"}
 
 
-KEYS = {"version", "area", "severity", "summary", "action", "source", "detect", "ask", "if", "unless"}
+KEYS = {"version", "area", "severity", "summary", "action", "source", "detect", "ask", "if", "unless", "from"}
 KINDS = set(
-    "absent by_hand custom_plugins custom_template database key key_regex memory_below_twice os package password_encryption "
-    "path_missing plugin postgres_below repository rocks running source_below sql unit_file".split()
+    "absent by_hand custom_plugins custom_template database includes key key_regex memory_below_twice os os_not_in package "
+    "password_encryption path_missing plugin postgres_below repository rocks running source_below sql unit_file".split()
 )
 
 

@@ -274,7 +274,7 @@ ROWS = [
     (
         "PostgreSQL is too old",
         put(("database", "server_version_num"), 90424),
-        "is older than 9.5, with which Kong 2.8.5 starts",
+        "KONG-220-DBVERSION",
     ),
     (
         "an unknown target",
@@ -312,6 +312,38 @@ def test_sources_of_which_nothing_is_known(survey, version, words):
     for host in ("b1", "b2"):
         survey["hosts"][host]["gateway"]["node"]["version"] = version
     assert words in " ".join(blockers(survey))
+
+
+@pytest.mark.parametrize("target", ["3.0.0", "2.7.2", "", "2.9.9"])
+def test_targets_that_no_upgrade_leads_to(survey, target):
+    survey["options"]["target_version"] = target
+    for host in ("g1", "g2"):
+        survey["hosts"][host]["gateway"]["version"] = target
+    assert "is no release of Kong Gateway OSS that this collection upgrades to" in " ".join(blockers(survey))
+
+
+def test_no_secret_in_the_difference(survey):
+    setting("b1", "pg_pasword", "hunter2")(survey)
+    setting("b2", "pg_pasword", "hunter2")(survey)
+    survey["hosts"]["g1"]["settings"] = {"pg_password": "hunter3"}
+    result = plan.build(survey)
+    assert "pg_pasword = ******" in result["conf"]["diff"]
+    assert "hunter" not in str({key: value for key, value in result.items() if key != "settings"})
+
+
+def test_settings_that_no_kong_conf_can_hold(survey):
+    setting("b1", "log_level", "two\nlines")(survey)
+    survey["hosts"]["g1"]["settings"] = {"nginx-daemon": "x"}
+    found = blockers(survey)
+    assert any(line.startswith("b1: ") for line in found) and any(line.startswith("g1: ") for line in found), found
+
+
+def test_blue_alone_tells_where_its_nodes_differ(survey):
+    setting("b1", "log_level", "warn")(survey)
+    survey["options"].update(looks="plan", runner="", database_host="b1")
+    survey["groups"].update(green=[])
+    survey["play_hosts"] = ["b1", "b2", "lb1"]
+    assert "blue nodes differ in log_level" in [row["what"] for row in plan.build(survey)["warnings"]]
 
 
 def test_a_limit_is_told_alone(survey):
