@@ -14,10 +14,11 @@ import time
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import gate, plan, proof, report, survey, weights
 
 
-def kong_upgrade_plan(hostvars, groups, options, play_hosts=None, database=None, datastore=None):
+def kong_upgrade_plan(hostvars, groups, options, play_hosts=None, database=None, datastore=None, began=None):
     """hostvars | kong_upgrade_plan(groups, options, ...) -> the plan."""
     found = survey.collect(hostvars, groups, survey.plain(options), play_hosts)
     found["database"] = answer(database, "datastore")
+    found.update(began=float(began) if began else None, now=time.time())
     found["datastore"] = survey.plain(datastore)
     return plan.build(found)
 

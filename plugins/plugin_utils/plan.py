@@ -13,6 +13,7 @@ The survey, as `survey.py` collects it:
                      "error": why there is none, "settings": overrides, "secret_settings": [keys],
                      "probed": whether kong_upgrade_probe is set, "unreached": why its kong does not reach the database}}
   lbs        {host: {"balancers": [...], "base": {server: weight}, "error": ...}}
+  began, now seconds since the epoch by the controller's clock, before the first look and after the last
   database   kong_datastore_info's answer with server, migrations and clients, or {"error": why there is none}; {} if not asked
 """
 
@@ -23,6 +24,7 @@ from ansible_collections.bluegreen.kong.plugins.module_utils._errors import Conf
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import conf_review, hazards, knowledge, path, room, weights
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, effective
 
+CLOCKS_APART = 2.0  # seconds by which two clocks may differ
 LOCAL_STATUS = "127.0.0.1:8100"
 LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
 GROUP_HELP = "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
@@ -68,6 +70,7 @@ def build(survey: dict) -> dict:
     options, groups = survey["options"], survey["groups"]
     batches = check_groups(groups, options, found)
     check_hosts(survey, found)
+    check_clocks(survey, found)
     source = version_of_blue(survey, found)
     target = check_target(survey, source, found)
     # Of other versions nothing is known but that they were released.
@@ -386,6 +389,25 @@ def check_hosts(survey, found):
             sentence.rstrip("."),
             "`ansible-doc -t role -e main bluegreen.kong.kong_upgrade` tells which there are and what they take",
         )
+
+
+def check_clocks(survey, found):
+    """Clocks of hosts and database that are certainly not the controller's: each was read after the plan began and before now.
+
+    Certificates, tokens, the time to live of locks and the times in logs depend on them.
+    """
+    told = {host: (seen.get("gateway") or {}).get("epoch") for host, seen in survey["hosts"].items()}
+    told["database"] = survey["database"].get("epoch")
+    for where, epoch in told.items():
+        if epoch is None or survey.get("began") is None:
+            continue
+        behind, ahead = survey["began"] - epoch, epoch - survey["now"]
+        if max(behind, ahead) > CLOCKS_APART:
+            found.warn(
+                where,
+                "its clock is at least %d s %s the controller's" % (max(behind, ahead), "behind" if behind > ahead else "ahead of"),
+                "let NTP set it, before certificates and locks are judged by it",
+            )
 
 
 def version_of_blue(survey, found):

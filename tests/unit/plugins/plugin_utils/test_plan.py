@@ -346,6 +346,17 @@ def test_blue_alone_tells_where_its_nodes_differ(survey):
     assert "blue nodes differ in log_level" in [row["what"] for row in plan.build(survey)["warnings"]]
 
 
+@pytest.mark.parametrize(
+    "epoch, words",
+    [(1003, None), (998.5, None), (990, "at least 10 s behind the controller's"), (1025, "at least 20 s ahead of the controller's")],
+)
+def test_clocks(survey, epoch, words):
+    survey.update(began=1000.0, now=1005.0)
+    survey["hosts"]["b1"]["gateway"]["epoch"] = survey["database"]["epoch"] = epoch
+    told = [row["where"] for row in plan.build(survey)["warnings"] if words and words in row["what"]]
+    assert told == (["b1", "database"] if words else [])
+
+
 def test_a_limit_is_told_alone(survey):
     survey["play_hosts"] = ["g1", "g2"]
     survey["hosts"]["b2"]["error"] = "was not looked at"
