@@ -75,7 +75,10 @@ def review(settings: dict, source: str, target: str) -> dict:
 def shown(settings, *versions):
     """Settings as a report may show them: secrets masked, and what none of the versions knows, which may be a mistyped one."""
     masked = _conf.mask(_conf.plain(settings))
-    return {k: v if any(knowledge.key_exists(version, k) for version in versions) or not v else _conf.MASK for k, v in masked.items()}
+    return {
+        k: v if any(knowledge.key_exists(version, k) for version in versions) or not v else _conf.MASK
+        for k, v in masked.items()
+    }
 
 
 def difference(before, after, before_name, after_name):
@@ -94,7 +97,7 @@ def renamed(key, source, target):
     for old, new in table["prefixes"].items():
         known = [old in knowledge.conf_prefixes(version) for version in (source, target)]
         if key.startswith(old) and key != old and known == [True, False]:
-            return [new + key[len(old):]]
+            return [new + key[len(old) :]]
     return []
 
 
@@ -174,7 +177,10 @@ def changed_defaults(given, source, target):
                 continue
             do = "set it to %s if it has to stay as it was" % (value or "an empty value")
             if new in table["redefined"]:
-                do = "look which clients there are: its values mean something else since Kong %s" % table["redefined"][new]
+                do = (
+                    "look which clients there are: its values mean something else since Kong %s"
+                    % table["redefined"][new]
+                )
             found[new] = {"key": new, "from": value, "to": after[new], "do": do}
     return list(found.values())
 

@@ -19,13 +19,17 @@ The survey, as `survey.py` collects it:
 
 from __future__ import annotations
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
-from ansible_collections.bluegreen.kong.plugins.module_utils._errors import ConfError
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import conf_review, hazards, knowledge, path, room, weights
-from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, effective
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import (
+    balancers,
+    green_conf,
+    hazards,
+    knowledge,
+    path,
+    room,
+    state,
+)
 
 CLOCKS_APART = 2.0  # seconds by which two clocks may differ
-LOCAL_STATUS = "127.0.0.1:8100"
 LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
 GROUP_HELP = "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
 # How the summary calls the run that it speaks of, by the entry point that only looks.
@@ -75,9 +79,9 @@ def build(survey: dict) -> dict:
     target = check_target(survey, source, found)
     # Of other versions nothing is known but that they were released.
     running = source if knowledge.versions().get(source, {}).get("openresty") else None
-    of_blue = settings_of_blue(survey, running, target, found)
+    of_blue = green_conf.settings_of_blue(survey, running, target, found)
     settings = {
-        host: settings_of_green(host, survey, of_blue, target, found)
+        host: green_conf.settings_of_green(host, survey, of_blue, target, found)
         for host in groups["green"]
         if host in survey["hosts"]
     }
@@ -87,15 +91,15 @@ def build(survey: dict) -> dict:
     if not steps or list(steps) != sorted(set(steps)) or steps[0] < 1 or steps[-1] != 100:
         found.block("kong_upgrade_steps", "is %s" % (steps,), "percentages from 1 to 100, ascending, the last one 100")
     check_what_choices_need(survey, found)
-    servers = servers_of(survey, found)
+    servers = balancers.servers_of(survey, found)
     migrations = survey["database"].get("migrations") or {}
     check_database(survey, settings, found)
-    stands = where_it_stands(survey, servers, migrations, target)
+    stands = state.where_it_stands(survey, servers, migrations, target)
     check_blue_is_there(groups, options, stands, found)
     todo = phases_to_run(options, stands, found)
     check_server(survey, todo, found)
-    check_state(survey, running, target, stands, found)
-    check_counters(survey, todo, stands, found)
+    state.check_state(survey, running, target, stands, found)
+    balancers.check_counters(survey, todo, stands, found)
     if "expand" in todo:
         room.look(survey["database"], float(options["max_transaction_age"]), found)
     if not groups["green"]:
@@ -106,14 +110,14 @@ def build(survey: dict) -> dict:
                 "say which is right in kong_upgrade_settings of green",
             )
     ahead = check_hazards(survey, running, target, stands, found)
-    if check_way_back(options, running, target, stands, migrations, found):
-        check_base_weights(servers, todo, found)
+    if state.check_way_back(options, running, target, stands, migrations, found):
+        balancers.check_base_weights(servers, todo, found)
     names = {colour: [name_of(survey, host) for host in groups[colour]] for colour in ("blue", "green")}
     for batch in batches:
         members = [name_of(survey, host) for host in batch["hosts"]]
-        batch["servers"] = {lb: places_of(places, members, options) for lb, places in servers.items()}
+        batch["servers"] = {lb: balancers.places_of(places, members, options) for lb, places in servers.items()}
     at = {
-        lb: {colour: places_of(places, names[colour], options) for colour in ("blue", "green")}
+        lb: {colour: balancers.places_of(places, names[colour], options) for colour in ("blue", "green")}
         for lb, places in servers.items()
     }
     left = [batch for batch in batches if set(batch["hosts"]) & set(stands["blue_left"])]
@@ -150,9 +154,9 @@ def build(survey: dict) -> dict:
         "migrations": {
             key: migrations.get(key) for key in ("state", "new", "pending", "executed", "lock", "fingerprint")
         },
-        "ahead": migrations_ahead(migrations, running, target),
+        "ahead": state.migrations_ahead(migrations, running, target),
         "path": path.find([source], options["target_version"], kind_of_datastore(survey)) if source else None,
-        "conf": conf_ahead(survey, of_blue, settings, running, target, found),
+        "conf": green_conf.conf_ahead(survey, of_blue, settings, running, target, found),
         "hazards": ahead["hazards"],
         "checklist": ahead["checklist"],
         "blockers": found.blockers,
@@ -240,7 +244,7 @@ def admin_listen_later(host, survey):
             or (gateway.get("settings") or {}).get("admin_listen")
             or ((gateway.get("node") or {}).get("settings") or {}).get("admin_listen")
         )
-        own = own_words(name, gateway) if name != host else set()
+        own = green_conf.own_words(name, gateway) if name != host else set()
         if value and str(value).strip() != "off" and not any(word in str(value) for word in own):
             return value
     return LOOPBACK_ADMIN
@@ -264,10 +268,10 @@ def summary(plan, options):
         "Schema: %s%s%s."
         % (
             SCHEMA.get(plan["migrations"]["state"], "not read"),
-            "; `up` will run %s" % brief({row["subsystem"]: row["up"] for row in plan["ahead"] if row["up"]})
+            "; `up` will run %s" % state.brief({row["subsystem"]: row["up"] for row in plan["ahead"] if row["up"]})
             if plan["migrations"]["new"]
             else "",
-            "; `finish` will run %s" % brief(finish) if finish else "",
+            "; `finish` will run %s" % state.brief(finish) if finish else "",
         ),
         "%s: %s." % (RUNS[options["looks"]], ", ".join(plan["left"]) or "nothing to do"),
     ]
@@ -405,7 +409,8 @@ def check_clocks(survey, found):
         if max(behind, ahead) > CLOCKS_APART:
             found.warn(
                 where,
-                "its clock is at least %d s %s the controller's" % (max(behind, ahead), "behind" if behind > ahead else "ahead of"),
+                "its clock is at least %d s %s the controller's"
+                % (max(behind, ahead), "behind" if behind > ahead else "ahead of"),
                 "let NTP set it, before certificates and locks are judged by it",
             )
 
@@ -564,7 +569,7 @@ def check_hazards(survey, source, target, stands, found):
         }
         for colour in ("blue", "green")
     }
-    over = stands["green_running"] or (stands["expanded"] and reached(knowledge.new_in_up, source, target))
+    over = stands["green_running"] or (stands["expanded"] and state.reached(knowledge.new_in_up, source, target))
     if not source or not target or over or knowledge.compare(source, target) > 0:
         return {"hazards": [], "checklist": []}
     green = {}
@@ -586,304 +591,6 @@ def check_hazards(survey, source, target, stands, found):
         elif hazard["severity"] == "warn" and not hazard["accepted"]:
             found.warn(hazard["where"], "%s: %s" % (hazard["id"], hazard["what"]), hazard["do"], hazard["id"])
     return ahead
-
-
-# --- configuration ---------------------------------------------------------------------------------------------------
-
-
-def settings_of_blue(survey, source, target, found):
-    """What blue has set, as the target calls it, looked at once for all of green.
-
-    Returns values {key: {value: [hosts]}}, places {key: [hosts]} of the values that hold the address, name or prefix of a blue host,
-    secrets (set of keys), hosts, reviews [(hosts, what conf_review.review says of what they have set)].
-    """
-    blue = {"values": {}, "places": {}, "secrets": secrets_of_blue(survey), "hosts": [], "reviews": []}
-    reviews = {}
-    for host in survey["groups"]["blue"]:
-        gateway = (survey["hosts"].get(host) or {}).get("gateway")
-        if not gateway:
-            continue
-        blue["hosts"].append(host)
-        own = own_words(host, gateway)
-        settings = effective(gateway, source)
-        if source and target:
-            alike = tuple(settings.items())
-            if alike not in reviews:
-                try:
-                    reviews[alike] = ([], conf_review.review(settings, source, target))
-                except ConfError as error:
-                    found.block(host, str(error), "write it in another way in its kong.conf or its KONG_ variable")
-                    continue
-                blue["reviews"].append(reviews[alike])
-            reviews[alike][0].append(host)
-            settings = reviews[alike][1]["proposed"]
-        for key, value in settings.items():
-            if any(word in str(value) for word in own):
-                blue["places"].setdefault(key, []).append(host)
-            else:
-                blue["values"].setdefault(key, {}).setdefault(str(value), []).append(host)
-    return blue
-
-
-def conf_ahead(survey, blue, settings, source, target, found):
-    """What becomes of blue's kong.conf: the lists of conf_review.review, each entry with the hosts it concerns, and the difference between
-    the first blue node's and the first green node's, or, without green, what is proposed for it. None where nothing is known."""
-    if not blue["reviews"]:
-        return None
-    result = {}
-    for name in ("removed", "renamed", "deprecated", "newly_read", "unknown", "changed_defaults"):
-        entries = {}
-        for hosts, review in blue["reviews"]:
-            for entry in review[name]:
-                same = entries.setdefault((entry["key"], entry["do"]), dict(entry, hosts=[]))
-                same["hosts"] += hosts
-        result[name] = list(entries.values())
-    for name in ("removed", "newly_read", "unknown"):
-        for entry in result[name]:
-            found.warn(", ".join(entry["hosts"]), "%s in kong.conf" % entry["key"], entry["do"])
-    first, review = blue["reviews"][0][0][0], blue["reviews"][0][1]
-    green = next((host for host in survey["groups"]["green"] if host in settings), None)
-    try:
-        before = conf_review.shown(effective(survey["hosts"][first]["gateway"], source), source, target)
-        after = conf_review.shown(settings[green], target) if green else review["proposed"]
-    except ConfError as error:
-        found.block(green, str(error), "correct kong_upgrade_settings")
-        return dict(result, diff="")
-    names = ("kong.conf of %s, Kong %s" % (first, source), "kong.conf of %s, Kong %s" % (green or "green", target))
-    result["diff"] = conf_review.difference(before, after, *names)
-    return result
-
-
-def settings_of_green(host, survey, blue, target, found):
-    """kong.conf of one green node: blue's settings (settings_of_blue), the operator's on top, and what the upgrade needs."""
-    overrides = dict(survey["hosts"][host].get("settings") or {})
-    secret = set(survey["hosts"][host].get("secret_settings") or [])
-    chosen = set(overrides) | secret
-    agreed = {key: next(iter(values)) for key, values in blue["values"].items() if key not in chosen}
-    differing = [key for key in agreed if len(blue["values"][key]) > 1]
-    places = {key: hosts for key, hosts in blue["places"].items() if key not in chosen}
-    first = host == survey["groups"]["green"][0]
-    for key, hosts in sorted(places.items()):
-        if not target or knowledge.key_exists(target, key):
-            found.block(
-                host, "%s of %s names a blue host" % (key, hosts[0]), "set it for this host in kong_upgrade_settings"
-            )
-        agreed.pop(key, None)
-    for key in sorted(differing) if first else []:
-        found.block(
-            ", ".join(blue["hosts"]), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings"
-        )
-    result = dict(sorted({**agreed, **overrides}.items()))
-    result["admin_listen"] = "off"
-    result.setdefault("status_listen", LOCAL_STATUS)
-    if str(result["status_listen"]).strip() == "off":
-        result["status_listen"] = LOCAL_STATUS
-    prefix = ((survey["hosts"][host].get("gateway") or {}).get("prefix")) or overrides.get("prefix")
-    if prefix:
-        result["prefix"] = prefix
-    for key, value in overrides.items():
-        if _conf.is_secret(key, str(value)):
-            found.block(
-                host, "%s in kong_upgrade_settings is a secret" % key, "put it into kong_upgrade_secret_settings"
-            )
-    own = (survey["hosts"][host].get("gateway") or {}).get("settings") or {}
-    if survey["hosts"][host]["install"] != "tasks":
-        for key in sorted(blue["secrets"] - secret - set(overrides) - set(own)):
-            if not target or knowledge.key_exists(target, key):
-                found.block(
-                    host,
-                    "no %s for green, while blue has one" % key,
-                    "set kong_upgrade_secret_settings.%s (a vault), or put it into this host's kong.conf" % key,
-                )
-    return result
-
-
-def secrets_of_blue(survey):
-    """Names of the properties whose values are secrets on a blue node, so that they cannot be handed on to green."""
-    found = set()
-    for host in survey["groups"]["blue"]:
-        gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
-        for settings in (gateway.get("settings"), (gateway.get("node") or {}).get("settings")):
-            found |= {key for key, value in (settings or {}).items() if value == MASK}
-    return found
-
-
-def own_words(host, gateway):
-    """Strings that tie a value to one host: its addresses, its names, its prefix."""
-    words = {host, gateway.get("nodename"), (gateway.get("prefix") or "").rstrip("/")}
-    words.update(a for a in gateway.get("own_addresses") or [] if a not in ("127.0.0.1", "::1"))
-    return {word for word in words if word and len(word) > 3}
-
-
-# --- load balancers --------------------------------------------------------------------------------------------------
-
-
-def servers_of(survey, found):
-    """{lb: {"socket backend": {"socket", "backend", "blue": {server: base}, "green": {...}, "now": {server: weight}}}}.
-
-    Base weights come from the run record, else from what the load balancer has now, as long as blue carries traffic.
-    """
-    groups, options = survey["groups"], survey["options"]
-    colour = {}
-    for which in ("blue", "green"):
-        for host in groups[which]:
-            colour[survey["hosts"].get(host, {}).get("name", host)] = (which, host)
-    result = {}
-    for lb, seen in survey["lbs"].items():
-        result[lb] = {}
-        if seen.get("error"):
-            continue
-        for process in seen.get("balancers") or []:
-            check_process(lb, process, options, found)
-            for server in process["servers"]:
-                if server["name"] not in colour or (
-                    options["backends"] and server["backend"] not in options["backends"]
-                ):
-                    continue
-                key = "%s %s" % (process.get("socket", "command"), server["backend"])
-                place = result[lb].setdefault(
-                    key,
-                    {
-                        "socket": process.get("socket"),
-                        "backend": server["backend"],
-                        "blue": {},
-                        "green": {},
-                        "now": {},
-                        "state": {},
-                        "status": {},
-                    },
-                )
-                place[colour[server["name"]][0]][server["name"]] = server["weight"]
-                usable = server["admin_state"] == "ready"
-                place["now"][server["name"]] = server["weight"] if usable else 0
-                place["state"][server["name"]] = server["admin_state"]
-                place["status"][server["name"]] = server["status"]
-                check_health_check(lb, server, colour[server["name"]], survey, found)
-            check_backends(lb, process, {place["backend"] for place in result[lb].values()}, found)
-        for place in result[lb].values():
-            base_weights(place, seen, options)
-        for name, (which, host) in colour.items():
-            if not any(name in place[which] for place in result[lb].values()):
-                found.block(
-                    lb,
-                    "server %s of %s host %s is in no backend" % (name, which, host),
-                    "add it there (green with weight 0), or set kong_upgrade_server_name of %s" % host,
-                )
-    return result
-
-
-def places_of(places, names, options):
-    """The names as one load balancer is to be told: "backend/server" where kong_upgrade_backends leaves some backends out."""
-    if not options["backends"] or not all(place["socket"] for place in places.values()):
-        return names
-    return sorted(
-        {
-            "%s/%s" % (place["backend"], name)
-            for place in places.values()
-            for name in names
-            if name in place["blue"] or name in place["green"]
-        }
-    )
-
-
-def check_process(lb, process, options, found):
-    """Whether this HAProxy lets itself be led."""
-    if process.get("level") not in (None, "admin"):
-        found.block(
-            lb,
-            "the runtime socket %s has level %s" % (process["socket"], process["level"]),
-            "`stats socket ... level admin` in haproxy.cfg",
-        )
-
-
-def check_backends(lb, process, names, found):
-    """Balancing that ignores weights set at run time, or clients that stick to a server, and what a reload undoes."""
-    if "backends" not in process:
-        return  # a user's own commands do not tell
-    states = set()
-    for name in sorted(names):
-        backend = (process.get("backends") or {}).get(name) or {}
-        if backend.get("weights") in ("static", "ignored"):
-            found.block(
-                lb,
-                "backend %s balances by %s, which does not follow weights set at run time"
-                % (name, backend.get("algo")),
-                "use roundrobin, leastconn or random there",
-            )
-        sticky = backend.get("cookie") or (backend.get("stick") or {}).get("type")
-        if sticky:
-            found.warn(
-                lb,
-                "backend %s keeps clients on their server (%s)" % (name, sticky),
-                "shares will lag behind the weights until those clients leave or blue is drained",
-            )
-        states.add(backend.get("load_state"))
-    if names and (
-        states == {"none"} or (process.get("state_file") is None and "global" not in states and "local" not in states)
-    ):
-        found.warn(
-            lb,
-            "a reload of HAProxy puts back the weights of its configuration",
-            "set kong_upgrade_haproxy_conf_file, or server-state-file and load-server-state-from-file (docs/load_balancers.md)",
-        )
-
-
-def base_weights(place, seen, options):
-    """Fills in the base weights of one backend."""
-    recorded = {**(seen.get("base") or {}).get(place["backend"], {}), **options["base_weights"]}
-    for which in ("blue", "green"):
-        for name in place[which]:
-            if name in recorded:
-                place[which][name] = recorded[name]
-    blue, green = place["blue"], place["green"]
-    average = round(sum(blue.values()) / len(blue)) if blue else 100
-    for name, weight in green.items():
-        if not weight:
-            green[name] = recorded.get(name) or average or 100
-
-
-def check_base_weights(servers, todo, found):
-    """Phases that move traffic need to know blue's original weights."""
-    for lb, places in servers.items():
-        for place in places.values():
-            if {"shift", "rollback"} & set(todo) and place["blue"] and not any(place["blue"].values()):
-                found.block(
-                    lb,
-                    "backend %s: every blue server has weight 0 and no record tells the original weights"
-                    % place["backend"],
-                    "set kong_upgrade_base_weights (server name: weight)",
-                )
-
-
-def check_counters(survey, todo, stands, found):
-    """A step that shares the traffic has to be judged: by counters, or by requests of our own to green."""
-    if "shift" not in todo or all(survey["hosts"].get(host, {}).get("probed") for host in survey["groups"]["green"]):
-        return
-    if not [step for step in survey["options"]["steps"] if stands["percent"] + 0.5 < step < 100]:
-        return
-    for lb, seen in survey["lbs"].items():
-        if not all(process.get("counted", True) for process in seen.get("balancers") or []):
-            found.block(
-                lb,
-                "has no counters, so nothing would tell how green does while both colours serve",
-                "add the command counters to kong_upgrade_commands, set kong_upgrade_probe, or set kong_upgrade_steps to [100]",
-            )
-
-
-def check_health_check(lb, server, who, survey, found):
-    """A check that points at the Admin API fails on green, whose Admin API stays shut until finish."""
-    which, host = who
-    gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
-    port = server.get("check_port") or 0
-    node = (gateway.get("node") or {}).get("listeners") or {}
-    admin = {listener.get("port") for listener in node.get("admin") or gateway.get("admin_listeners") or []}
-    if port and port in admin:
-        found.block(
-            lb,
-            "the health check of %s/%s asks port %s, the Admin API of %s"
-            % (server["backend"], server["name"], port, host),
-            "let the check ask the proxy or the status listener: green's Admin API is shut until finish",
-        )
 
 
 # --- database --------------------------------------------------------------------------------------------------------
@@ -943,7 +650,7 @@ def check_database(survey, settings, found):
     if (
         survey["options"]["backup"] == "dump"
         and not survey["options"]["password_given"]
-        and "pg_password" in secrets_of_blue(survey)
+        and "pg_password" in green_conf.secrets_of_blue(survey)
     ):
         found.later(
             survey["options"]["database_host"],
@@ -997,178 +704,3 @@ def address(datastore):
         names = ("host", "port", "database", "schema")
         return "postgres %s:%s/%s, schema %s" % tuple(datastore.get(name) for name in names)
     return "%s %s" % (datastore.get("kind"), datastore.get("keyspace") or "")
-
-
-# --- state -----------------------------------------------------------------------------------------------------------
-
-
-def where_it_stands(survey, servers, migrations, target):
-    """What is already done, from the world alone."""
-    hosts, groups = survey["hosts"], survey["groups"]
-
-    def gateway(host):
-        return (hosts.get(host) or {}).get("gateway") or {}
-
-    shares = []
-    for places in servers.values():
-        for place in places.values():
-            share = weights.share_of_green(place["now"], set(place["green"]))
-            if share is not None:
-                shares.append(share)
-    blue_running = [h for h in groups["blue"] if gateway(h).get("running")]
-    fenced = [h for h in groups["blue"] if gateway(h).get("fenced")]
-    green_running = [h for h in groups["green"] if gateway(h).get("running")]
-    green_open = [h for h in groups["green"] if (gateway(h).get("node") or {}).get("admin_open")]
-    new, pending = migrations.get("new") or {}, migrations.get("pending") or {}
-    stands = {
-        "percent": round(min(shares), 1) if shares else 0.0,
-        "percent_most": round(max(shares), 1) if shares else 0.0,
-        "expanded": migrations.get("state") in ("up_to_date", "pending"),
-        "new": sum(len(ids) for ids in new.values()),
-        "pending": sum(len(ids) for ids in pending.values()),
-        "blue_running": blue_running,
-        "blue_fenced": fenced,
-        "blue_left": [h for h in groups["blue"] if h not in fenced or gateway(h).get("running")],
-        "green_running": green_running,
-        "green_open": green_open,
-        "staged": [
-            h
-            for h in groups["green"]
-            if gateway(h).get("running")
-            and ((gateway(h).get("node") or {}).get("version") or gateway(h).get("version")) == target
-        ],
-    }
-    statuses = [
-        place["status"].get(n, "") for places in servers.values() for place in places.values() for n in place["green"]
-    ]
-    stands["green"] = list(groups["green"])
-    stands["green_up"] = bool(statuses) and all(str(s).upper().startswith(("UP", "NO CHECK")) for s in statuses)
-    stands["started"] = bool(groups["green"]) and set(green_running) == set(groups["green"])
-    stands["shifted"] = stands["percent"] >= 100
-    stands["retired"] = stands["shifted"] and not stands["blue_left"]
-    stands["finished"] = (
-        stands["retired"] and stands["expanded"] and not stands["pending"] and set(green_open) == set(groups["green"])
-    )
-    stands["phase"] = next(
-        (
-            name
-            for name, done in (
-                ("expand", stands["expanded"]),
-                ("start", stands["started"]),
-                ("shift", stands["shifted"]),
-                ("retire", stands["retired"]),
-                ("finish", stands["finished"]),
-            )
-            if not done
-        ),
-        "done",
-    )
-    return stands
-
-
-def check_state(survey, source, target, stands, found):
-    """Half-way states that no phase can mend by itself."""
-    migrations = survey["database"].get("migrations") or {}
-    state = migrations.get("state")
-    interrupted = overlap(migrations.get("pending"), reached(knowledge.new_in_up, source, target))
-    if state == "needs_bootstrap":
-        found.block("database", "holds no Kong schema (needs bootstrap)", "check that blue's database is meant")
-    elif state == "legacy":
-        found.block("database", "holds the schema of Kong 0.x", "upgrade to 1.5.1 first")
-    elif state == "pending_and_new" and interrupted:
-        found.block(
-            "database",
-            "`kong migrations up` of this upgrade was interrupted: %s wait for finish, %s did not run"
-            % (brief(migrations.get("pending")), brief(migrations.get("new"))),
-            "Kong cannot go on from there while blue serves: restore the dump in %s, or stop blue and run `kong migrations "
-            "finish` and `up` by hand" % survey["options"]["backup_dir"],
-        )
-    elif state == "pending_and_new" and not survey["options"]["finish_leftovers"]:
-        found.block(
-            "database",
-            "an earlier upgrade was never finished (%s) and new migrations wait" % brief(migrations.get("pending")),
-            "run `kong migrations finish` with the version that blue runs, or set kong_upgrade_finish_leftovers: true",
-        )
-    if stands["green_open"] and not stands["finished"] and not stands["retired"]:
-        found.block(
-            ", ".join(stands["green_open"]),
-            "green's Admin API is open before finish: what is written there can be lost",
-            "stop these nodes: the start phase starts them with admin_listen = off",
-        )
-    down = [
-        h
-        for h in survey["groups"]["blue"]
-        if h in survey["hosts"]
-        and not survey["hosts"][h].get("error")
-        and h not in stands["blue_running"]
-        and h not in stands["blue_fenced"]
-    ]
-    if down and not stands["shifted"]:
-        found.block(
-            ", ".join(down),
-            "no Kong is running there",
-            "start it, or name it in kong_upgrade_gone if it is dead for good",
-        )
-    for host in stands["blue_running"]:
-        gateway = survey["hosts"][host]["gateway"]
-        if (gateway.get("node") or {}).get("database_reachable") is False:
-            found.block(host, "Kong runs there but does not reach its database", "mend that first")
-        if gateway.get("fence_possible") is False:
-            found.block(host, "cannot be fenced: %s" % gateway.get("fence_problem"), "see kong_node, option fenced")
-
-
-def check_way_back(options, source, target, stands, migrations, found):
-    """Rollback ends at the point of no return: a begun finish, or green's Admin API open. Whether traffic may move."""
-    if options["phases"] != ["rollback"]:
-        return True
-    if overlap(migrations.get("executed"), reached(knowledge.pending_after_up, source, target)):
-        crossed = "`kong migrations finish` has run"
-    elif stands["green_open"]:
-        crossed = "green's Admin API is open (%s)" % ", ".join(stands["green_open"])
-    else:
-        return True
-    found.block(
-        "rollback",
-        crossed + ": the point of no return is behind",
-        "what is left is a restore of the dump in %s on %s, which loses what was written since"
-        % (options["backup_dir"], options["database_host"]),
-    )
-    return False
-
-
-def migrations_ahead(migrations, source, target):
-    """What `up` will run and `finish` will do, by subsystem: [{subsystem, up, finish, rewrites}]; rewrites are those ids of finish that
-    drop or rewrite data. Plugins that are not on take no part: `new` is what the database lacks of those that are."""
-    new, pending = migrations.get("new") or {}, migrations.get("pending") or {}
-    later = reached(knowledge.pending_after_up, source, target)
-    rewrites = reached(knowledge.destructive_in_finish, source, target)
-    found = []
-    for name in sorted(set(new) | set(pending), key=lambda name: (name != "core", name)):
-        finish = list(pending.get(name, [])) + [i for i in later.get(name, []) if i in new.get(name, [])]
-        found.append(
-            {
-                "subsystem": name,
-                "up": list(new.get(name, [])),
-                "finish": finish,
-                "rewrites": [i for i in finish if i in rewrites.get(name, [])],
-            }
-        )
-    return found
-
-
-def reached(table, source, target):
-    """What a table of migrations says of this hop; {} where the versions are not known, which check_target tells."""
-    try:
-        return table(source, target) if source else {}
-    except knowledge.KnowledgeError:
-        return {}
-
-
-def overlap(some, others):
-    """Whether two tables of migrations, subsystem -> ids, have one in common."""
-    return any(set(ids) & set((others or {}).get(name, [])) for name, ids in (some or {}).items())
-
-
-def brief(ids):
-    """`core: 012_213_to_220; acl: ...`, for a sentence."""
-    return "; ".join("%s: %s" % (name, ", ".join(values)) for name, values in sorted((ids or {}).items()))

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 import pytest
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import plan
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import green_conf, plan
 
 DATASTORE = {"kind": "postgres", "host": "db", "port": 5432, "database": "kong", "user": "kong", "schema": "public"}
 
@@ -146,7 +146,7 @@ def test_green_gets_blues_settings_without_what_belongs_to_one_node(survey):
     settings = plan.build(survey)["settings"]["g1"]
     assert settings["log_level"] == "debug"  # the environment of the running node, not in kong.conf
     assert settings["nginx_worker_processes"] == "2"
-    assert settings["admin_listen"] == "off" and settings["status_listen"] == plan.LOCAL_STATUS
+    assert settings["admin_listen"] == "off" and settings["status_listen"] == green_conf.LOCAL_STATUS
     assert "pg_password" not in settings and "pg_timeout" not in settings
 
 

@@ -1,0 +1,141 @@
+# Copyright (c) 2026 The bluegreen.kong authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""kong.conf of green out of what blue has set: what is handed on, under which name, and what the operator has to say. Pure.
+
+The survey and Findings are those of plan.py.
+"""
+
+from __future__ import annotations
+
+from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
+from ansible_collections.bluegreen.kong.plugins.module_utils._errors import ConfError
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import conf_review, knowledge
+from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, effective
+
+LOCAL_STATUS = "127.0.0.1:8100"
+
+
+def settings_of_blue(survey, source, target, found):
+    """What blue has set, as the target calls it, looked at once for all of green.
+
+    Returns values {key: {value: [hosts]}}, places {key: [hosts]} of the values that hold the address, name or prefix of a blue host,
+    secrets (set of keys), hosts, reviews [(hosts, what conf_review.review says of what they have set)].
+    """
+    blue = {"values": {}, "places": {}, "secrets": secrets_of_blue(survey), "hosts": [], "reviews": []}
+    reviews = {}
+    for host in survey["groups"]["blue"]:
+        gateway = (survey["hosts"].get(host) or {}).get("gateway")
+        if not gateway:
+            continue
+        blue["hosts"].append(host)
+        own = own_words(host, gateway)
+        settings = effective(gateway, source)
+        if source and target:
+            alike = tuple(settings.items())
+            if alike not in reviews:
+                try:
+                    reviews[alike] = ([], conf_review.review(settings, source, target))
+                except ConfError as error:
+                    found.block(host, str(error), "write it in another way in its kong.conf or its KONG_ variable")
+                    continue
+                blue["reviews"].append(reviews[alike])
+            reviews[alike][0].append(host)
+            settings = reviews[alike][1]["proposed"]
+        for key, value in settings.items():
+            if any(word in str(value) for word in own):
+                blue["places"].setdefault(key, []).append(host)
+            else:
+                blue["values"].setdefault(key, {}).setdefault(str(value), []).append(host)
+    return blue
+
+
+def conf_ahead(survey, blue, settings, source, target, found):
+    """What becomes of blue's kong.conf: the lists of conf_review.review, each entry with the hosts it concerns, and the difference between
+    the first blue node's and the first green node's, or, without green, what is proposed for it. None where nothing is known."""
+    if not blue["reviews"]:
+        return None
+    result = {}
+    for name in ("removed", "renamed", "deprecated", "newly_read", "unknown", "changed_defaults"):
+        entries = {}
+        for hosts, review in blue["reviews"]:
+            for entry in review[name]:
+                same = entries.setdefault((entry["key"], entry["do"]), dict(entry, hosts=[]))
+                same["hosts"] += hosts
+        result[name] = list(entries.values())
+    for name in ("removed", "newly_read", "unknown"):
+        for entry in result[name]:
+            found.warn(", ".join(entry["hosts"]), "%s in kong.conf" % entry["key"], entry["do"])
+    first, review = blue["reviews"][0][0][0], blue["reviews"][0][1]
+    green = next((host for host in survey["groups"]["green"] if host in settings), None)
+    try:
+        before = conf_review.shown(effective(survey["hosts"][first]["gateway"], source), source, target)
+        after = conf_review.shown(settings[green], target) if green else review["proposed"]
+    except ConfError as error:
+        found.block(green, str(error), "correct kong_upgrade_settings")
+        return dict(result, diff="")
+    names = ("kong.conf of %s, Kong %s" % (first, source), "kong.conf of %s, Kong %s" % (green or "green", target))
+    result["diff"] = conf_review.difference(before, after, *names)
+    return result
+
+
+def settings_of_green(host, survey, blue, target, found):
+    """kong.conf of one green node: blue's settings (settings_of_blue), the operator's on top, and what the upgrade needs."""
+    overrides = dict(survey["hosts"][host].get("settings") or {})
+    secret = set(survey["hosts"][host].get("secret_settings") or [])
+    chosen = set(overrides) | secret
+    agreed = {key: next(iter(values)) for key, values in blue["values"].items() if key not in chosen}
+    differing = [key for key in agreed if len(blue["values"][key]) > 1]
+    places = {key: hosts for key, hosts in blue["places"].items() if key not in chosen}
+    first = host == survey["groups"]["green"][0]
+    for key, hosts in sorted(places.items()):
+        if not target or knowledge.key_exists(target, key):
+            found.block(
+                host, "%s of %s names a blue host" % (key, hosts[0]), "set it for this host in kong_upgrade_settings"
+            )
+        agreed.pop(key, None)
+    for key in sorted(differing) if first else []:
+        found.block(
+            ", ".join(blue["hosts"]), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings"
+        )
+    result = dict(sorted({**agreed, **overrides}.items()))
+    result["admin_listen"] = "off"
+    result.setdefault("status_listen", LOCAL_STATUS)
+    if str(result["status_listen"]).strip() == "off":
+        result["status_listen"] = LOCAL_STATUS
+    prefix = ((survey["hosts"][host].get("gateway") or {}).get("prefix")) or overrides.get("prefix")
+    if prefix:
+        result["prefix"] = prefix
+    for key, value in overrides.items():
+        if _conf.is_secret(key, str(value)):
+            found.block(
+                host, "%s in kong_upgrade_settings is a secret" % key, "put it into kong_upgrade_secret_settings"
+            )
+    own = (survey["hosts"][host].get("gateway") or {}).get("settings") or {}
+    if survey["hosts"][host]["install"] != "tasks":
+        for key in sorted(blue["secrets"] - secret - set(overrides) - set(own)):
+            if not target or knowledge.key_exists(target, key):
+                found.block(
+                    host,
+                    "no %s for green, while blue has one" % key,
+                    "set kong_upgrade_secret_settings.%s (a vault), or put it into this host's kong.conf" % key,
+                )
+    return result
+
+
+def secrets_of_blue(survey):
+    """Names of the properties whose values are secrets on a blue node, so that they cannot be handed on to green."""
+    found = set()
+    for host in survey["groups"]["blue"]:
+        gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
+        for settings in (gateway.get("settings"), (gateway.get("node") or {}).get("settings")):
+            found |= {key for key, value in (settings or {}).items() if value == MASK}
+    return found
+
+
+def own_words(host, gateway):
+    """Strings that tie a value to one host: its addresses, its names, its prefix."""
+    words = {host, gateway.get("nodename"), (gateway.get("prefix") or "").rstrip("/")}
+    words.update(a for a in gateway.get("own_addresses") or [] if a not in ("127.0.0.1", "::1"))
+    return {word for word in words if word and len(word) > 3}
