@@ -12,7 +12,7 @@ from __future__ import annotations
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import ConfError
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import conf_review, knowledge
-from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, effective
+from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, OF_ONE_NODE, effective
 
 LOCAL_STATUS = "127.0.0.1:8100"
 
@@ -32,7 +32,12 @@ def settings_of_blue(survey, source, target, found):
         blue["hosts"].append(host)
         own = own_words(host, gateway)
         settings = effective(gateway, source)
+        drifted(host, gateway, found)
         if source and target:
+            # A secret stays where it is; but one whose name is wrong is read by nobody.
+            for key, value in (gateway.get("settings") or {}).items():
+                if value == MASK and not any(knowledge.key_exists(version, key) for version in (source, target)):
+                    settings[key] = value
             alike = tuple(settings.items())
             if alike not in reviews:
                 try:
@@ -51,6 +56,19 @@ def settings_of_blue(survey, source, target, found):
     return blue
 
 
+def drifted(host, gateway, found):
+    """Warns of properties that kong.conf or the environment say otherwise than the node runs with: green gets what runs."""
+    running = (gateway.get("node") or {}).get("settings") or {}
+    for key, value in sorted((gateway.get("settings") or {}).items()):
+        if key in running and key not in OF_ONE_NODE and MASK not in (value, running[key]):
+            if not _conf.same_value(key, str(value), str(running[key])):
+                found.warn(
+                    host,
+                    "%s is %s in its configuration, and %s in the running node" % (key, value, running[key]),
+                    "green gets what runs; set it in kong_upgrade_settings if the other is meant",
+                )
+
+
 def conf_ahead(survey, blue, settings, source, target, found):
     """What becomes of blue's kong.conf: the lists of conf_review.review, each entry with the hosts it concerns, and the difference between
     the first blue node's and the first green node's, or, without green, what is proposed for it. None where nothing is known."""
@@ -66,7 +84,9 @@ def conf_ahead(survey, blue, settings, source, target, found):
         result[name] = list(entries.values())
     for name in ("removed", "newly_read", "unknown"):
         for entry in result[name]:
-            found.warn(", ".join(entry["hosts"]), "%s in kong.conf" % entry["key"], entry["do"])
+            found.warn(
+                ", ".join(entry["hosts"]), "%s in kong.conf or a KONG_ variable" % entry["key"], entry["do"], "conf"
+            )
     first, review = blue["reviews"][0][0][0], blue["reviews"][0][1]
     green = next((host for host in survey["groups"]["green"] if host in settings), None)
     try:
@@ -75,7 +95,7 @@ def conf_ahead(survey, blue, settings, source, target, found):
     except ConfError as error:
         found.block(green, str(error), "correct kong_upgrade_settings")
         return dict(result, diff="")
-    names = ("kong.conf of %s, Kong %s" % (first, source), "kong.conf of %s, Kong %s" % (green or "green", target))
+    names = ("what %s runs with, Kong %s" % (first, source), "kong.conf of %s, Kong %s" % (green or "green", target))
     result["diff"] = conf_review.difference(before, after, *names)
     return result
 
@@ -107,6 +127,13 @@ def settings_of_green(host, survey, blue, target, found):
     prefix = ((survey["hosts"][host].get("gateway") or {}).get("prefix")) or overrides.get("prefix")
     if prefix:
         result["prefix"] = prefix
+    for key in sorted(overrides) if target else []:
+        if not knowledge.key_exists(target, key):
+            found.warn(
+                host,
+                "%s in kong_upgrade_settings is no property of Kong %s, which drops it" % (key, target),
+                "check its spelling",
+            )
     for key, value in overrides.items():
         if _conf.is_secret(key, str(value)):
             found.block(

@@ -16,7 +16,7 @@ from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import eff
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.templates import missing_in_template
 
 SEVERITIES = ("block", "warn", "info")
-# What is of interest where Kong is going to run: asked of green, and of blue, as a warning, where there is no green yet.
+# What is of interest where Kong is going to run: asked of green, and of blue, as mere information, where there is no green yet.
 OF_GREEN = ("os", "os_not_in", "repository", "unit_file", "rocks", "by_hand")
 SHOWN = 5  # places that are named of one hazard
 
@@ -55,11 +55,7 @@ def find(nodes, database, source, target, green, green_nodes=None) -> dict:
                 places.setdefault(what, []).extend(hosts)
         if places:
             only_blue = green_nodes is None and any(set(OF_GREEN) & set(detector) for detector in entry["detect"])
-            hazards.append(
-                told(
-                    name, dict(entry, severity="warn") if only_blue and entry["severity"] == "block" else entry, places
-                )
-            )
+            hazards.append(told(name, dict(entry, severity="info") if only_blue else entry, places))
     hazards += cluster.plugins_that_green_lacks()
     hazards.sort(key=lambda hazard: SEVERITIES.index(hazard["severity"]))
     return {"hazards": hazards, "checklist": checklist}

@@ -19,6 +19,8 @@ The survey, as `survey.py` collects it:
 
 from __future__ import annotations
 
+import difflib
+
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import (
     balancers,
     green_conf,
@@ -53,13 +55,15 @@ class Findings:
         self.looks = looks
         self.blockers = []
         self.warnings = []
+        self.missing = 0  # what an upgrade needs and is not there yet
 
     def block(self, where, what, do):
         self.blockers.append({"where": where, "what": what, "do": do})
 
     def later(self, where, what, do):
         """What stands in the way of an upgrade, and not of a look before everything for it is there."""
-        if self.looks == "plan":
+        if self.looks:
+            self.missing += 1
             self.warn(where, what, do + ", before upgrade.yml")
         else:
             self.block(where, what, do)
@@ -92,7 +96,8 @@ def build(survey: dict) -> dict:
         found.block("kong_upgrade_steps", "is %s" % (steps,), "percentages from 1 to 100, ascending, the last one 100")
     check_what_choices_need(survey, found)
     servers = balancers.servers_of(survey, found)
-    migrations = survey["database"].get("migrations") or {}
+    # What is new can only be told against a target that is known.
+    migrations = (survey["database"].get("migrations") or {}) if target else {}
     check_database(survey, settings, found)
     stands = state.where_it_stands(survey, servers, migrations, target)
     check_blue_is_there(groups, options, stands, found)
@@ -161,6 +166,7 @@ def build(survey: dict) -> dict:
         "checklist": ahead["checklist"],
         "blockers": found.blockers,
         "warnings": found.warnings,
+        "missing": found.missing,
     }
     cut = check_limit(groups, survey.get("play_hosts"))
     if cut:  # everything else would be a conclusion from hosts that were not looked at
@@ -282,9 +288,15 @@ def refusal(blockers):
     """All blockers in one list."""
     lines = ["%d problem%s before the first change:" % (len(blockers), "" if len(blockers) == 1 else "s")]
     return lines + [
-        "%(where)s: %(what)s. %(do)s." % dict(blocker, do=blocker["do"][:1].upper() + blocker["do"][1:])
+        "%s: %s %s" % (blocker["where"], ended(blocker["what"]), ended(blocker["do"][:1].upper() + blocker["do"][1:]))
         for blocker in blockers
     ]
+
+
+def ended(text):
+    """A sentence with one sign at its end."""
+    text = text.rstrip(". ")
+    return text if text.endswith(("?", "!")) else text + "."
 
 
 # --- groups and hosts ------------------------------------------------------------------------------------------------
@@ -449,11 +461,13 @@ def check_target(survey, source, found):
     """The target version, None for one that is not known; blockers where the path or a green host does not lead there."""
     target = survey["options"]["target_version"]
     if not knowledge.versions().get(target, {}).get("target"):
-        found.block(
-            "kong_upgrade_target_version",
-            "%s is no release of Kong Gateway OSS that this collection upgrades to" % (target or "empty"),
-            "choose one, such as %s" % knowledge.newest_target(),
-        )
+        way = path.find([source], target, kind_of_datastore(survey)) if source else {"problems": []}
+        unknown = {
+            "what": "%s is no release of Kong Gateway OSS that this collection upgrades to" % (target or "empty"),
+            "do": "choose one, such as %s" % knowledge.newest_target(),
+        }
+        for problem in way["problems"] or [unknown]:
+            found.block("kong_upgrade_target_version", problem["what"], problem["do"])
         return None
     way = path.find([source], target, kind_of_datastore(survey)) if source else {"problems": [], "hops": []}
     for problem in way["problems"]:
@@ -560,7 +574,13 @@ def check_hazards(survey, source, target, stands, found):
     """
     accepted = survey["options"]["accepted_hazards"]
     for name in sorted(set(accepted) - set(knowledge.hazard_ids())):
-        found.block("kong_upgrade_accepted_hazards", "%s is no hazard that is known" % name, "take it out")
+        near = difflib.get_close_matches(name.upper(), knowledge.hazard_ids(), n=1, cutoff=0.7)
+        hint = "; did you mean %s?" % near[0] if near else ""
+        found.block(
+            "kong_upgrade_accepted_hazards",
+            "%s is no hazard that is known%s" % (name, hint),
+            "correct it, or take it out",
+        )
     gateways = {
         colour: {
             h: survey["hosts"][h]["gateway"]

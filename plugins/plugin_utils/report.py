@@ -63,6 +63,7 @@ def build(seen: dict) -> dict:
     )
     report = {
         "result": result,
+        "looks": bool(seen.get("looks")),
         "headline": headline(
             result, plan, failure, done, left, seen.get("command") or "ansible-playbook bluegreen.kong.PLAYBOOK"
         ),
@@ -137,7 +138,11 @@ def headline(result, plan, failure, done, left, command) -> str:
         return "%s: finished." % versions + (" There was nothing to do." if not done else "")
     last = done[-1] if done else ("retire" if stands.get("retired") else "shift" if stands.get("shifted") else None)
     playbook, advice = NEXT.get(last, ("", ""))
-    text = "%s: %s" % (versions, "%s is done." % last if last else "%s; the plan has no objection." % begun(stands))
+    missing = plan.get("missing")
+    plain = "the plan has no objection"
+    if missing:
+        plain = "no objection so far; %d thing%s to do before upgrade.yml" % (missing, "" if missing == 1 else "s")
+    text = "%s: %s" % (versions, "%s is done." % last if last else "%s; %s." % (begun(stands), plain))
     return text + (" " + advice % command.replace("PLAYBOOK", playbook) if advice else "")
 
 
@@ -152,7 +157,7 @@ def begun(stands) -> str:
 
 def checked(plan, done) -> list:
     """What this run has made sure of, as sentences. done: phases."""
-    if plan.get("blockers"):
+    if plan.get("blockers") or plan.get("missing"):
         return []
     lines = ["Every host answered; versions, database, prefixes, weights and health checks fit together."]
     lines += [CHECKED[phase] for phase in done if phase in CHECKED]

@@ -236,7 +236,7 @@ def test_what_concerns_the_new_hosts_is_looked_for_there():
 
     assert found(old, {"g1": new}) == found(old, {}) == set()
     assert found(new, {"g1": old}) == {("KONG-283-DISTROS", "block", "g1"), ("KONG-260-OPENRESTY", "warn", "g1")}
-    assert found(old, None) == {("KONG-283-DISTROS", "warn", "b1"), ("KONG-260-OPENRESTY", "warn", "b1")}
+    assert found(old, None) == {("KONG-283-DISTROS", "info", "b1"), ("KONG-260-OPENRESTY", "info", "b1")}
 
 
 @pytest.mark.parametrize(

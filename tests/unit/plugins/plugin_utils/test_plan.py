@@ -279,7 +279,7 @@ ROWS = [
     (
         "an unknown target",
         put(("options", "target_version"), "2.9.9"),
-        "kong_upgrade_target_version: 2.9.9 is no release",
+        "kong_upgrade_target_version: Kong 2.9.9 is not known",
     ),
     ("invalid variable", put(("invalid", "g1"), ["kong_upgrade_sock: no such variable"]), "g1: kong_upgrade_sock"),
     ("blue is down", put(("hosts", "b1", "gateway", "running"), False), "b1: no Kong is running there"),
@@ -319,7 +319,30 @@ def test_targets_that_no_upgrade_leads_to(survey, target):
     survey["options"]["target_version"] = target
     for host in ("g1", "g2"):
         survey["hosts"][host]["gateway"]["version"] = target
-    assert "is no release of Kong Gateway OSS that this collection upgrades to" in " ".join(blockers(survey))
+    assert any(line.startswith("kong_upgrade_target_version: ") for line in blockers(survey))
+    result = plan.build(survey)
+    assert result["migrations"]["state"] is None and result["summary"][2] == "Schema: not read."
+
+
+def test_configuration_that_is_not_what_runs(survey):
+    survey["hosts"]["b1"]["gateway"]["settings"]["db_update_frequency"] = "9"
+    survey["hosts"]["b1"]["gateway"]["settings"]["proxy_listen"] = " 0.0.0.0:8000"
+    (warning,) = plan.build(survey)["warnings"]
+    assert warning["what"] == "db_update_frequency is 9 in its configuration, and 2 in the running node"
+
+
+def test_a_mistyped_secret_is_named(survey):
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"]["settings"]["sesion_secret"] = "******"
+    survey["hosts"]["g1"]["settings"] = {"prox_listen": "x"}
+    told = [row["what"] for row in plan.build(survey)["warnings"]]
+    assert "sesion_secret in kong.conf or a KONG_ variable" in told
+    assert "prox_listen in kong_upgrade_settings is no property of Kong 2.8.5, which drops it" in told
+
+
+def test_a_near_miss_of_a_hazard(survey):
+    survey["options"]["accepted_hazards"] = ["kong-283-distro"]
+    assert "did you mean KONG-283-DISTROS?" in " ".join(plan.build(survey)["refusal"])
 
 
 def test_no_secret_in_the_difference(survey):
