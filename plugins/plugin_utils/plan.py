@@ -525,13 +525,17 @@ def built_right(survey, host, target):
     return any(known.startswith(nginx) for known in knowledge.versions()[target]["nginx"])
 
 
+def by_name(seen):
+    """Whether the package manager of a green host is to install Kong's own package by its name."""
+    return seen.get("install") == "package" and seen["package"].split("=")[0] == "kong"
+
+
 def check_packages(survey, target, found):
     """Whether the package manager of a green host offers the target, where it is to install it by name."""
     for host in survey["groups"]["green"]:
         seen = survey["hosts"].get(host) or {}
         offered = (((seen.get("gateway") or {}).get("host") or {}).get("candidates") or {}).get("versions")
-        named = seen.get("install") == "package" and seen["package"].split("=")[0] == "kong"
-        if not named or offered is None or not target or (seen["gateway"] or {}).get("version") == target:
+        if not by_name(seen) or offered is None or not target or (seen["gateway"] or {}).get("version") == target:
             continue
         if not any(
             version == target or version.startswith(target + "-") or version.startswith(target + "+")
@@ -595,8 +599,12 @@ def check_hazards(survey, source, target, stands, found):
     green = {}
     for host in survey["groups"]["green"]:
         green.update(survey["hosts"].get(host, {}).get("settings") or {})
-    # A green host whose command has the target's version, made of the right parts, is past all that.
-    to_install = {host: gateway for host, gateway in gateways["green"].items() if not built_right(survey, host, target)}
+    # Where the operator brings Kong along, as a file or by other means, it is for them to know that it fits the system.
+    to_install = {
+        host: gateway
+        for host, gateway in gateways["green"].items()
+        if by_name(survey["hosts"][host]) and not built_right(survey, host, target)
+    }
     ahead = hazards.find(
         gateways["blue"], survey["database"], source, target, green, to_install if survey["groups"]["green"] else None
     )

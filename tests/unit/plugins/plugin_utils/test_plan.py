@@ -340,6 +340,14 @@ def test_a_mistyped_secret_is_named(survey):
     assert "prox_listen in kong_upgrade_settings is no property of Kong 2.8.5, which drops it" in told
 
 
+@pytest.mark.parametrize("package, blocked", [("kong", True), ("kong=2.8.5", True), ("/srv/kong.deb", False)])
+def test_the_system_matters_where_kongs_own_package_is_to_be_installed(survey, package, blocked):
+    to_install(["2.8.5"])(survey)
+    survey["hosts"]["g1"]["package"] = package
+    survey["hosts"]["g1"]["gateway"]["host"]["os"] = {"id": "debian", "version_id": "12", "like": [], "pretty": "Debian 12"}
+    assert any("KONG-283-DISTROS" in line for line in blockers(survey)) == blocked
+
+
 def test_a_near_miss_of_a_hazard(survey):
     survey["options"]["accepted_hazards"] = ["kong-283-distro"]
     assert "did you mean KONG-283-DISTROS?" in " ".join(plan.build(survey)["refusal"])
