@@ -217,7 +217,7 @@ def sample(database, duration):
         left = begun + duration - time.monotonic()
         if left <= 0:
             break
-        time.sleep(min(SAMPLE_EVERY, left))
+        time.sleep(min(SAMPLE_EVERY, left))  # a sample is taken at intervals; there is nothing to wait for
     return {
         "sessions": [seen[key] for key in sorted(seen, key=lambda key: key[0])],
         "samples": looks,

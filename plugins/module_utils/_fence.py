@@ -284,7 +284,7 @@ def _replace(path, text, mode):
             os.fsync(stream.fileno())
         os.chmod(temporary, mode)
         os.rename(temporary, path)
-    except Exception:
+    except Exception:  # whatever it was: no half file stays, and it is raised again
         os.unlink(temporary)
         raise
 

@@ -123,14 +123,14 @@ class Runtime(object):
                 channel.settimeout(self.timeout)
                 try:
                     channel.connect(self.path)
-                except Exception:
+                except Exception:  # whatever it was: the socket is not left open, and it is raised again
                     channel.close()
                     raise
                 return channel
             except (OSError, ValueError) as error:
                 code = getattr(error, "errno", None)
                 if code in (errno.ECONNREFUSED, errno.EAGAIN) and time.monotonic() < end:
-                    time.sleep(POLL)
+                    time.sleep(POLL)  # between two tries of a socket that a reload of HAProxy renews
                     continue
                 if code == errno.EACCES:
                     hint = "Use become, or give the socket another user, group or mode."
@@ -884,7 +884,7 @@ def _poll(fleet, indexes, query, done, timeout):
             if errors:
                 raise HaproxyError(errors)
             return found, False
-        time.sleep(min(pause, max(0, end - time.monotonic())))
+        time.sleep(min(pause, max(0, end - time.monotonic())))  # between two questions; HAProxy tells nothing by itself
         pause = min(pause * 1.2, 0.25)
 
 
@@ -999,7 +999,7 @@ def wait_sessions_zero(fleet, keys, timeout):
         older = sorted(unfinished(fleet, keys).values())
         if not older or time.monotonic() >= end:
             return {}, older
-        time.sleep(POLL)
+        time.sleep(POLL)  # between two looks at processes that are not our children
 
 
 def sessions_of(fleet, keys):
@@ -1131,7 +1131,7 @@ def observe(fleet, backends, seconds, stop=None, step=1.0):
     end = start + seconds
     stopped = None
     while not errors and not stopped and time.monotonic() < end:
-        time.sleep(max(0, min(step, end - time.monotonic())))
+        time.sleep(max(0, min(step, end - time.monotonic())))  # the time over which the counters grow is what is asked for
         errors = take()
         if stop is not None:
             stopped = breach(meter.result()[0], stop)
@@ -1167,7 +1167,7 @@ def replace(path, text, mode=None):
         else:
             os.chmod(temporary, 0o644 if mode is None else mode)
         os.rename(temporary, path)
-    except Exception:
+    except Exception:  # whatever it was: no half file stays, and it is raised again
         os.unlink(temporary)
         raise
 

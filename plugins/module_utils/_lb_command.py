@@ -461,7 +461,7 @@ class Job(object):
                 raise LbCommandError([
                     "%s: commands.weights prints %s after it was set to %d." % (label(key), json.dumps(wrong[key]), wanted[key])
                     for key in sorted(wrong)])
-            time.sleep(POLL)
+            time.sleep(POLL)  # between two questions to the user's command
 
     def put_back(self, done, error):
         """Gives every server that was touched its first weight and state, and raises what went wrong."""
@@ -501,7 +501,7 @@ class Job(object):
                 raise LbCommandError("Not up after %s s, says commands.up: %s." % (
                     self.wait["timeout"], ", ".join(label(key) for key in sorted(left))))
             if left:
-                time.sleep(POLL)
+                time.sleep(POLL)  # between two questions to the user's command
 
     def drain(self):
         """Waits until the servers of wait.sessions_zero have no session left."""
@@ -516,7 +516,7 @@ class Job(object):
                 return
             if time.monotonic() >= until:
                 break
-            time.sleep(POLL)
+            time.sleep(POLL)  # between two questions to the user's command
         self.sessions_left = left
         if not left:
             return
@@ -538,6 +538,7 @@ class Job(object):
         until = start + self.params["observe"]
         while not stopped and time.monotonic() < until:
             left = until - time.monotonic()
+            # the time over which the counters grow is what is asked for
             time.sleep(max(0, min(STEP, left) if stop and counted else left))
             meter.add(self.count(backends))
             stopped = meter.breach(stop) if stop and counted else None

@@ -7,6 +7,7 @@ All three give the same: Database.query(sql, params) -> list of dict. So that th
 here select only text, integers, float8, booleans and arrays or json of these; times are epoch seconds as float8.
 """
 
+import abc
 import errno
 import json
 import os
@@ -208,7 +209,7 @@ def identifier(name):
     return '"%s"' % name.replace('"', '""')
 
 
-class Database(object):
+class Database(abc.ABC):
     """One connection. Not for several threads at once.
 
     `driver` is psycopg, psycopg2 or psql; `store` what it was opened with.
@@ -222,9 +223,9 @@ class Database(object):
         self.version_num = 0
 
     @classmethod
+    @abc.abstractmethod
     def available(cls):
         """Whether this driver can be used on this host."""
-        raise NotImplementedError
 
     def setup(self, statement_timeout):
         """Sets what every connection needs and reads the server's version."""
@@ -235,6 +236,7 @@ class Database(object):
         )
         self.version_num = int(self.query("select current_setting('server_version_num') as v")[0]["v"])
 
+    @abc.abstractmethod
     def query(self, sql, params=None):
         """Runs one statement.
 
@@ -243,19 +245,18 @@ class Database(object):
         :returns: list of dict, one per row.
         :raises DatabaseError: the server's message; `sqlstate` in details when known.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read_only(self, sql):
         """Runs one statement of somebody else's in a transaction of its own that cannot write; it leaves nothing behind in the session,
         which a pooler may hand to others. Unqualified names are looked for in schema().
 
         :returns: as query(). :raises DatabaseError: as query().
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def close(self):
         """Ends the connection; closing twice does no harm."""
-        raise NotImplementedError
 
     def processes(self):
         """Pids of the processes, beside this one, that hold the connection's socket."""

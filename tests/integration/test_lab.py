@@ -51,10 +51,10 @@ def test_machines_do_not_see_each_other(lab):
 
 def test_disk_outlives_a_power_cut(lab):
     machine = lab.machines["green1"]
-    machine.run(["sh", "-c", "echo kept > /root/note; echo gone > /run/note"])
+    machine.run(["sh", "-c", "echo kept > ~/note; echo gone > /run/note"])
     machine.power_off()
     lab.power_on("green1")
-    assert machine.run(["cat", "/root/note"]).stdout == "kept\n"
+    assert machine.run(["sh", "-c", "cat ~/note"]).stdout == "kept\n"
     assert machine.run(["cat", "/run/note"], check=False).returncode
 
 

@@ -179,7 +179,7 @@ class Machine:
             (self.disk / part).mkdir(parents=True)
         for folder, mode in (("root", 0o700), ("root/.ssh", 0o700), ("etc", 0o755), ("etc/ssh", 0o755)):
             (self.disk / "upper" / folder).mkdir(mode=mode)
-        self.write("/root/.ssh/authorized_keys", self.hub.key.with_suffix(".pub").read_text(encoding="ascii"), 0o600)
+        self.write("root/.ssh/authorized_keys", self.hub.key.with_suffix(".pub").read_text(encoding="ascii"), 0o600)
         self.write("/etc/hostname", self.name + "\n")
         lines = [f"{address} {name}" for name, address in {"localhost": "127.0.0.1", **names}.items()]
         self.write("/etc/hosts", "\n".join(lines) + "\n")

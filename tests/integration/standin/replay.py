@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import pty
+import pwd
 import re
 import select
 import shutil
@@ -35,6 +36,7 @@ import yaml
 from .launcher import make_launcher
 
 TEMPLATES = ("1.0.3", "1.5.1", "2.0.5", "2.1.4", "2.7.2", "2.8.5")
+RECORDED_IN = pwd.getpwuid(0).pw_dir  # the recordings were made by the superuser, at home
 LEGACY = re.compile(r"from-0\.14\.1")
 UUID = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 
@@ -353,15 +355,15 @@ class Place:
         for word in argv:
             word = word.replace("/usr/local/kong", str(self.root / "kong")).replace("/etc/kong", str(self.etc))
             word = word.replace("/root-not-used.yml", str(self.cwd / "root-not-used.yml"))
-            if word == "/root" or word.startswith("/root/"):
-                word = str(self.cwd) + word[5:]
+            if word == RECORDED_IN or word.startswith(RECORDED_IN + "/"):
+                word = str(self.cwd) + word[len(RECORDED_IN):]
             out.append(word)
         return out
 
     def recorded(self, text):
         """Our output with the recorded paths."""
         text = text.replace(str(self.cwd / "root-not-used.yml"), "/root-not-used.yml")
-        text = text.replace(str(self.cwd), "/root").replace(str(self.etc), "/etc/kong")
+        text = text.replace(str(self.cwd), RECORDED_IN).replace(str(self.etc), "/etc/kong")
         text = text.replace(str(self.root / "kong"), "/usr/local/kong")
         for kind, port in (("proxy", 18100), ("admin", 18101), ("status", 18107)):
             text = text.replace("127.0.0.1:%d" % self.ports["kong"][kind], "127.0.0.1:%d" % port)

@@ -263,7 +263,7 @@ def test_a_plugin_may_stand_in_kong_conf_alone():
 
 
 def test_a_path_that_may_not_be_looked_at_is_not_missing():
-    seen = {"files": {"lua_ssl_trusted_certificate": {"path": "/root/x.pem", "exists": None}}}
+    seen = {"files": {"lua_ssl_trusted_certificate": {"path": "/etc/kong/x.pem", "exists": None}}}
     assert "KONG-200-TRUSTED-CERT" not in ids(on(host=seen), "1.5.1")
 
 
