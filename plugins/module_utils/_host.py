@@ -9,9 +9,8 @@ What cannot be known is None. Every function takes the folder that counts as / (
 import os
 import re
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _process, _supervisor
+from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _supervisor
 
-PACKAGES = ("kong", "kong-community-edition", "kong-enterprise-edition")
 REPOSITORIES = ("etc/apt/sources.list", "etc/apt/sources.list.d", "etc/yum.repos.d", "etc/yum.conf", "etc/zypp/repos.d")
 ROCKS = ("usr/local/lib/luarocks", "usr/local/kong/lib/luarocks", "usr/lib/luarocks")
 LUA_PATHS = ("/usr/local/share/lua/5.1/?.lua", "/usr/local/lib/lua/5.1/?.lua", "/usr/share/lua/5.1/?.lua")
@@ -88,7 +87,8 @@ def candidates(run):
     code, out = _call(run, ["apt-cache"] + nothing_written + ["madison", "kong"])
     if code != 0:
         return None
-    return {"manager": "apt", "versions": _unique(line.split("|")[1].strip() for line in out.splitlines() if line.count("|") >= 2)}
+    versions = list(dict.fromkeys(line.split("|")[1].strip() for line in out.splitlines() if line.count("|") >= 2))
+    return {"manager": "apt", "versions": versions}
 
 
 def repositories(root="/"):
@@ -107,8 +107,8 @@ def repositories(root="/"):
 
 
 def files(prefix, settings):
-    """prefix, logs and every setting that names a file: its path, whether it exists, owner, group and mode."""
-    wanted = [("prefix", prefix), ("logs", os.path.join(prefix, "logs"))]
+    """Every setting that names a file: its path and whether it exists, None behind a folder that may not be looked into."""
+    wanted = []
     for key, value in sorted(settings.items()):
         paths = [part.strip() for part in str(value).split(",") if part.strip().startswith("/")]
         paths = [path for path in paths if not path.startswith(prefix.rstrip("/") + "/")]  # Kong's own
@@ -118,18 +118,7 @@ def files(prefix, settings):
 
 
 def _file(path):
-    try:
-        found = os.stat(path)
-    except OSError:
-        # Behind a folder that may not be looked into, whether it exists is not known.
-        return {"path": path, "exists": False if _visible(path) else None, "owner": None, "group": None, "mode": None}
-    return {
-        "path": path,
-        "exists": True,
-        "owner": _process.user_name(found.st_uid),
-        "group": found.st_gid,
-        "mode": "%04o" % (found.st_mode & 0o7777),
-    }
+    return {"path": path, "exists": True if os.path.exists(path) else False if _visible(path) else None}
 
 
 def _visible(path):
@@ -247,14 +236,6 @@ def _call(run, argv):
         return None, ""
     code, out = run(argv, environ_update={"LC_ALL": "C"})[:2]
     return code, out
-
-
-def _unique(items):
-    found = []
-    for item in items:
-        if item not in found:
-            found.append(item)
-    return found
 
 
 def _text(path):

@@ -240,9 +240,7 @@ ansible_facts:
               type: list
               elements: dict
             files:
-              description: >-
-                The prefix, its logs and every setting that names a file, with C(path), C(exists), C(owner), C(group) (number)
-                and C(mode).
+              description: Every setting that names a file, with C(path) and C(exists), which is none where it cannot be seen.
               type: dict
             memory_bytes:
               description: Memory of the host.

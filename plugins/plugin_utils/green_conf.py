@@ -100,25 +100,33 @@ def conf_ahead(survey, blue, settings, source, target, found):
     return result
 
 
+def check_agreement(survey, blue, found):
+    """Properties in which blue nodes differ, unless the first green host says which is right."""
+    first = survey["hosts"].get(next(iter(survey["groups"]["green"]), None)) or {}
+    chosen = {*(first.get("settings") or {}), *(first.get("secret_settings") or [])}
+    tell = found.block if survey["groups"]["green"] else found.later
+    for key, values in sorted(blue["values"].items()):
+        if len(values) > 1 and key not in chosen:
+            tell(
+                ", ".join(blue["hosts"]),
+                "blue nodes differ in %s" % key,
+                "say which is right in kong_upgrade_settings of green",
+            )
+
+
 def settings_of_green(host, survey, blue, target, found):
     """kong.conf of one green node: blue's settings (settings_of_blue), the operator's on top, and what the upgrade needs."""
     overrides = dict(survey["hosts"][host].get("settings") or {})
     secret = set(survey["hosts"][host].get("secret_settings") or [])
     chosen = set(overrides) | secret
     agreed = {key: next(iter(values)) for key, values in blue["values"].items() if key not in chosen}
-    differing = [key for key in agreed if len(blue["values"][key]) > 1]
     places = {key: hosts for key, hosts in blue["places"].items() if key not in chosen}
-    first = host == survey["groups"]["green"][0]
     for key, hosts in sorted(places.items()):
         if not target or knowledge.key_exists(target, key):
             found.block(
                 host, "%s of %s names a blue host" % (key, hosts[0]), "set it for this host in kong_upgrade_settings"
             )
         agreed.pop(key, None)
-    for key in sorted(differing) if first else []:
-        found.block(
-            ", ".join(blue["hosts"]), "blue nodes differ in %s" % key, "say which is right in kong_upgrade_settings"
-        )
     result = dict(sorted({**agreed, **overrides}.items()))
     result["admin_listen"] = "off"
     result.setdefault("status_listen", LOCAL_STATUS)

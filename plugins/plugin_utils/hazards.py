@@ -56,7 +56,6 @@ def find(nodes, database, source, target, green, green_nodes=None) -> dict:
         if places:
             only_blue = green_nodes is None and any(set(OF_GREEN) & set(detector) for detector in entry["detect"])
             hazards.append(told(name, dict(entry, severity="info") if only_blue else entry, places))
-    hazards += cluster.plugins_that_green_lacks()
     hazards.sort(key=lambda hazard: SEVERITIES.index(hazard["severity"]))
     return {"hazards": hazards, "checklist": checklist}
 
@@ -116,11 +115,12 @@ class Cluster:
         if "password_encryption" in detector:
             how = self.database.get("password_encryption")
             return {"password_encryption = %s" % how: []} if how == detector["password_encryption"] else {}
-        if "postgres_below" in detector:
-            number = self.database.get("server_version_num")
-            lowest = [int(part) for part in detector["postgres_below"].split(".")]
-            low = number and number < lowest[0] * 10000 + (lowest[1] if len(lowest) > 1 else 0) * 100
-            return {"PostgreSQL %s" % self.database.get("server_version"): []} if low else {}
+        if "server_too_old" in detector:
+            version = self.database.get("server_version")
+            old = version and knowledge.compare(version, knowledge.datastore_minimum(self.target)) < 0
+            return {"PostgreSQL %s" % version: []} if old else {}
+        if "plugins_not_loaded" in detector:
+            return {"plugin %s" % name: [] for name in sorted(self.in_use() - self.loaded_by_green())}
         found = {}
         nodes = self.nodes if self.green_nodes is None or not set(OF_GREEN) & set(detector) else self.green_nodes
         for host, node in nodes.items():
@@ -206,24 +206,13 @@ class Cluster:
             names = {n for n in names if n in seen and seen[n]["base_plugin"]}
         return sorted(names)
 
-    def plugins_that_green_lacks(self) -> list[dict]:
-        """Plugins that have rows in the database while green would not load them: its start fails."""
-        loaded = set()
-        for settings in [self.green] if "plugins" in self.green else self.settings.values():
-            loaded |= set(words(settings.get("plugins") or "bundled"))
-        for settings in self.settings.values() if "plugins" not in self.green else []:
-            loaded |= set(words(settings.get("custom_plugins")))
-        if "bundled" in loaded:
-            loaded |= knowledge.bundled_plugins(self.target)
-        lacking = {"plugin %s" % name: [] for name in sorted(self.in_use()) if name not in loaded}
-        entry = {
-            "severity": "block",
-            "summary": "plugins are in use that Kong %s would not load with green's plugins property, so it would not start"
-            % self.target,
-            "action": "add them to plugins in kong_upgrade_settings and install them on green, or delete their rows",
-            "source": "bundled plugins by version",
-        }
-        return [told("PLUGINS-NOT-LOADED", entry, lacking)] if lacking else []
+    def loaded_by_green(self) -> set:
+        """Names of the plugins that green loads, by its own property or by blue's."""
+        named = [self.green["plugins"]] if "plugins" in self.green else []
+        for settings in self.settings.values() if not named else []:
+            named += [settings.get("plugins") or "bundled", settings.get("custom_plugins")]
+        loaded = {name for value in named for name in words(value)}
+        return loaded | (knowledge.bundled_plugins(self.target) if "bundled" in loaded else set())
 
 
 def size_of(text):

@@ -68,8 +68,9 @@ class Findings:
         else:
             self.block(where, what, do)
 
-    def warn(self, where, what, do, hazard=None):
-        self.warnings.append({"where": where, "what": what, "do": do, **({"hazard": hazard} if hazard else {})})
+    def warn(self, where, what, do, section=None):
+        """section: the one of the report that tells it already."""
+        self.warnings.append({"where": where, "what": what, "do": do, "section": section})
 
 
 def build(survey: dict) -> dict:
@@ -80,10 +81,12 @@ def build(survey: dict) -> dict:
     check_hosts(survey, found)
     check_clocks(survey, found)
     source = version_of_blue(survey, found)
-    target = check_target(survey, source, found)
+    way = path.find([source], options["target_version"], kind_of_datastore(survey)) if source else None
+    target = check_target(survey, way, found)
     # Of other versions nothing is known but that they were released.
     running = source if knowledge.versions().get(source, {}).get("openresty") else None
     of_blue = green_conf.settings_of_blue(survey, running, target, found)
+    green_conf.check_agreement(survey, of_blue, found)
     settings = {
         host: green_conf.settings_of_green(host, survey, of_blue, target, found)
         for host in groups["green"]
@@ -107,13 +110,6 @@ def build(survey: dict) -> dict:
     balancers.check_counters(survey, todo, stands, found)
     if "expand" in todo:
         room.look(survey["database"], float(options["max_transaction_age"]), found)
-    if not groups["green"]:
-        for key in sorted(key for key, values in of_blue["values"].items() if len(values) > 1):
-            found.later(
-                ", ".join(of_blue["hosts"]),
-                "blue nodes differ in %s" % key,
-                "say which is right in kong_upgrade_settings of green",
-            )
     ahead = check_hazards(survey, running, target, stands, found)
     if state.check_way_back(options, running, target, stands, migrations, found):
         balancers.check_base_weights(servers, todo, found)
@@ -160,7 +156,7 @@ def build(survey: dict) -> dict:
             key: migrations.get(key) for key in ("state", "new", "pending", "executed", "lock", "fingerprint")
         },
         "ahead": state.migrations_ahead(migrations, running, target),
-        "path": path.find([source], options["target_version"], kind_of_datastore(survey)) if source else None,
+        "path": way,
         "conf": green_conf.conf_ahead(survey, of_blue, settings, running, target, found),
         "hazards": ahead["hazards"],
         "checklist": ahead["checklist"],
@@ -457,26 +453,26 @@ def version_of_blue(survey, found):
     return next(iter(versions), None)
 
 
-def check_target(survey, source, found):
-    """The target version, None for one that is not known; blockers where the path or a green host does not lead there."""
+def check_target(survey, way, found):
+    """The target version, None for one that is not known; blockers where the way or a green host does not lead there.
+
+    way: as path.find tells it; None where no version of blue is known.
+    """
     target = survey["options"]["target_version"]
-    if not knowledge.versions().get(target, {}).get("target"):
-        way = path.find([source], target, kind_of_datastore(survey)) if source else {"problems": []}
-        unknown = {
-            "what": "%s is no release of Kong Gateway OSS that this collection upgrades to" % (target or "empty"),
-            "do": "choose one, such as %s" % knowledge.newest_target(),
-        }
-        for problem in way["problems"] or [unknown]:
-            found.block("kong_upgrade_target_version", problem["what"], problem["do"])
-        return None
-    way = path.find([source], target, kind_of_datastore(survey)) if source else {"problems": [], "hops": []}
-    for problem in way["problems"]:
+    problems, hops = (way["problems"], way["hops"]) if way else ([], [])
+    known = knowledge.versions().get(target, {}).get("target")
+    if not known and not problems:
+        what = "%s is no release of Kong Gateway OSS that this collection upgrades to" % (target or "empty")
+        problems = [{"what": what, "do": "choose one, such as %s" % knowledge.newest_target()}]
+    for problem in problems:
         found.block("kong_upgrade_target_version", problem["what"], problem["do"])
-    if len(way["hops"]) > 1:
+    if not known:
+        return None
+    if len(hops) > 1:
         found.block(
             "kong_upgrade_target_version",
-            "from %s it takes several hops: %s" % (source, " -> ".join([source] + [hop["to"] for hop in way["hops"]])),
-            "upgrade to %s first; this version of the collection does one hop a run" % way["hops"][0]["to"],
+            "it takes several hops: %s" % " -> ".join([hops[0]["from"]] + [hop["to"] for hop in hops]),
+            "upgrade to %s first; this version of the collection does one hop a run" % hops[0]["to"],
         )
     for host in survey["groups"]["green"]:
         seen = survey["hosts"].get(host) or {}
@@ -617,7 +613,7 @@ def check_hazards(survey, source, target, stands, found):
                 "%s; once that is done, name it in kong_upgrade_accepted_hazards" % hazard["do"],
             )
         elif hazard["severity"] == "warn" and not hazard["accepted"]:
-            found.warn(hazard["where"], "%s: %s" % (hazard["id"], hazard["what"]), hazard["do"], hazard["id"])
+            found.warn(hazard["where"], "%s: %s" % (hazard["id"], hazard["what"]), hazard["do"], "hazards")
     return ahead
 
 

@@ -81,7 +81,7 @@ def build(seen: dict) -> dict:
         "failures": seen.get("failures") or [],
         "blockers": plan.get("blockers") or [],
         # Hazards have a section of their own.
-        "warnings": [row for row in plan.get("warnings") or [] if not row.get("hazard")],
+        "warnings": [row for row in plan.get("warnings") or [] if not row["section"]],
         "path": (plan.get("path") or {}).get("hops") or [],
         "conf": plan.get("conf"),
         "hazards": plan.get("hazards") or [],

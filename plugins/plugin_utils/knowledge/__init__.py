@@ -394,7 +394,7 @@ def bundled_plugins(version):
 
 def hazard_ids():
     """The ids of all hazards that are known."""
-    return list(_table("hazards")["hazards"]) + ["PLUGINS-NOT-LOADED"]
+    return list(_table("hazards")["hazards"])
 
 
 def hazards(source, target):

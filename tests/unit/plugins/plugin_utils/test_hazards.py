@@ -103,8 +103,8 @@ ROWS = {
     "KONG-220-TARGETS": ("2.1.4", on(answers=rows("KONG-220-TARGETS")), on()),
     "KONG-220-DBVERSION": (
         "2.1.4",
-        on(server_version_num=90424, server_version="9.4.24"),
-        on(server_version_num=90500),
+        on(server_version="9.4.24"),
+        on(server_version="9.5.25"),
     ),
     "KONG-230-NGINX-USER": (
         "2.2.2",
@@ -187,7 +187,7 @@ def test_found_where_it_is(name):
 
 @pytest.mark.parametrize("source", ["1.0.4", "1.5.1", "2.0.5", "2.1.4", "2.7.2", "2.8.1", "2.8.5"])
 def test_a_default_install_has_none(source):
-    assert ids(on(answers={"plugins": {"found": []}}, server_version_num=130000), source) == {}
+    assert ids(on(answers={"plugins": {"found": []}}, server_version="13.4 (Debian 13.4-1)"), source) == {}
 
 
 def test_a_default_install_of_0_14_is_told_that_it_takes_two_hops():
@@ -301,7 +301,7 @@ def test_the_checklist_asks_only_what_may_concern_this_cluster():
 KEYS = {"version", "area", "severity", "summary", "action", "source", "detect", "ask", "if", "unless", "from"}
 KINDS = set(
     "absent by_hand custom_plugins custom_template database includes key key_regex memory_below_twice os os_not_in package "
-    "password_encryption path_missing plugin postgres_below repository rocks running source_below sql unit_file".split()
+    "password_encryption path_missing plugin plugins_not_loaded repository rocks running server_too_old source_below sql unit_file".split()
 )
 
 

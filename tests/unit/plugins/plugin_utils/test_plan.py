@@ -273,7 +273,7 @@ ROWS = [
     ),
     (
         "PostgreSQL is too old",
-        put(("database", "server_version_num"), 90424),
+        put(("database", "server_version"), "9.4.24"),
         "KONG-220-DBVERSION",
     ),
     (
