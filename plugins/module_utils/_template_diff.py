@@ -351,7 +351,8 @@ def veil_for(custom, kong):
 def merge(custom, base, kong, labels, git):
     """(text, [(Side of custom, of base, of kong)]): both changes in one text, and where they meet.
 
-    They meet where both changed the same lines of the base, or lines that touch, to something else.
+    They meet where both changed the same lines of the base, or lines that touch, to something else. `git merge-file` gives the same
+    text, with which the tests compare it; but it does not tell which lines of the custom template are the ones that meet.
     """
     sides = [lines(custom), lines(base), lines(kong)]
     ours, theirs = git.hunks(base, custom), git.hunks(base, kong)

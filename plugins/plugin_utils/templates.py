@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 
+from ansible_collections.bluegreen.kong.plugins.module_utils._template_diff import unwrapped
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
 
 # What a template consists of: control lines and comments, then the pieces of words, then what ends a directive.
@@ -29,8 +30,7 @@ BLOCKS = {"http": "nginx_kong.lua", "stream": "nginx_kong_stream.lua"}
 
 def directives(text: str) -> list:
     """[(block at the top or None, name)] of all directives; names as templates.yml has them: "set $upstream_te"."""
-    wrapped = re.search(r"return\s*\[(=*)\[(.*)\]\1\]", text, re.S)
-    text = wrapped.group(2) if wrapped else text
+    text = unwrapped(text)[1]
     found, words, blocks, place = [], [], [], 0
     while place < len(text):
         token = TOKEN.match(text, place)

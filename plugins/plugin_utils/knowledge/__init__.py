@@ -200,21 +200,6 @@ def hops(source, target, datastore="postgres"):
     return found
 
 
-def path(source, target):
-    """The versions that one hop leads to, without the first: [] where they are the same.
-
-    Raises KnowledgeError as hops() does, and where it takes more than one hop.
-    """
-    stops = [hop["to"] for hop in hops(source, target)]
-    if len(stops) > 1:
-        lowest = min((row["from"] for row in _table("paths")["hops"] if row["to"] == minor(stops[-1])), key=_number)
-        raise KnowledgeError(
-            "%s is below %s, the lowest version that leads to %s in one hop" % (str(source).strip(), lowest, stops[-1]),
-            "upgrade by way of %s" % ", then ".join(stops),
-        )
-    return stops
-
-
 # --- migrations -------------------------------------------------------------------------------------------------------
 
 
