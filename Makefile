@@ -36,19 +36,25 @@ help: ## list of targets
 	@tools/venv .venv-newest requirements/newest.txt 3.12
 	@touch $@
 
-.PHONY: demo bench
+.PHONY: demo demo-cassandra bench
 demo: .venv/.demo ## upgrade a small cluster under load and show it [BLUE_KONG= GREEN_KONG= NODES= BATCHES= KEEP=1]
 	@$(BED) demo $(BED_OPTIONS)
+demo-cassandra: .venv/.test ## the same from 2.0.5 on Cassandra into a new keyspace; needs Java 17 and, once, Maven
+	@$(BED) demo --cassandra --blue-version 2.0.5 $(BED_OPTIONS)
 bench: .venv/.demo ## time the upgrade against the documented steps, 3+3 and 10+10 nodes [BLUE_KONG= GREEN_KONG=]
 	@$(BED) bench $(BED_OPTIONS)
 
-.PHONY: test lint sanity unit floor newest integration
-test: .venv/.test ## everything: lint, sanity, unit, floor, newest, integration; installs Debian packages as root
-	@$(PY) -B tools/run_tests.py packages lint sanity unit floor newest integration
-lint: .venv/.test ## ruff, yamllint, ansible-lint, changelog, documentation
+.PHONY: test lint docs sanity targets unit floor newest integration
+test: .venv/.test ## everything: lint, docs, sanity, targets, unit, floor, newest, integration; installs Debian packages as root
+	@$(PY) -B tools/run_tests.py packages lint docs sanity targets unit floor newest integration
+lint: .venv/.test ## ruff, yamllint, ansible-lint, mypy, changelog, documentation, and what Galaxy checks
 	@$(PY) -B tools/run_tests.py lint
+docs: .venv/.test ## the documentation site, in .cache/site/html
+	@$(PY) -B tools/run_tests.py docs
 sanity: .venv/.test ## ansible-test sanity on a copy of the tree
 	@$(PY) -B tools/run_tests.py sanity
+targets: .venv/.test ## ansible-test units and integration (tests/integration/targets) on a copy of the tree
+	@$(PY) -B tools/run_tests.py targets
 unit: .venv/.test ## unit tests [ARGS=]
 	@$(PY) -B tools/run_tests.py unit -- $(ARGS)
 floor: .venv/.test ## unit tests and one upgrade with the oldest ansible-core that is supported
@@ -58,7 +64,7 @@ newest: .venv/.test ## the same with the newest ansible-core, where a Python >= 
 integration: .venv/.test ## scenarios on the bed; those over SSH to hosts with systemd only as root [ARGS=]
 	@$(PY) -B tools/run_tests.py packages integration -- $(ARGS)
 
-.PHONY: build requirements changelog clean
+.PHONY: build requirements messages changelog clean
 build: .venv/.demo ## the collection as a tarball in build/
 	@mkdir -p build && .venv/bin/ansible-galaxy collection build --force --output-path build .
 requirements: .venv/.demo ## compile requirements/*.txt from *.in
@@ -66,6 +72,8 @@ requirements: .venv/.demo ## compile requirements/*.txt from *.in
 	  { echo "# Made by 'make requirements' from $$name.in; edit that one."; \
 	    .venv/bin/uv pip compile --universal --python-version $$(case $$name in newest) echo 3.12;; *) echo 3.11;; esac) --quiet --no-header --no-annotate --no-emit-index-url \
 	      requirements/$$name.in | grep -v "^[a-z].* sys_platform == 'win32'$$"; } > requirements/$$name.txt || exit; done
+messages: .venv/.demo ## write the messages of the source into docs/troubleshooting.md
+	@$(PY) -B tools/make_messages.py
 changelog: .venv/.test ## check the fragments in changelogs/
 	@.venv/bin/antsibull-changelog lint
 clean: ## remove what the other targets made

@@ -1,7 +1,8 @@
 # Copyright (c) 2026 The bluegreen.kong authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Builds the collection from a clean copy of the tree, looks into the tarball, installs it, and checks its playbooks.
+"""Builds the collection from a clean copy of the tree, looks into the tarball, installs it, checks its playbooks, and
+imports it as Galaxy does.
 
 Usage: check_build.py FOLDER   (the copy; its name ends in ansible_collections/bluegreen/kong)
 """
@@ -16,10 +17,13 @@ import tempfile
 
 # What users get. Everything else in the tree serves those who work on the collection.
 WANTED = re.compile(
-    r"(LICENSE|README\.md|CHANGELOG\.md|MANIFEST\.json|FILES\.json|requirements\.(txt|yml)|bindep\.txt"
-    r"|(changelogs|docs|meta|playbooks|plugins|roles)(/.*)?)$"
+    r"(LICENSE|README\.md|CHANGELOG\.md|MANIFEST\.json|FILES\.json|requirements\.(txt|yml)|bindep\.txt|execution-environment\.yml"
+    r"|(changelogs|docs|examples|meta|playbooks|plugins|roles)(/.*)?)$"
 )
-NEEDED = ("LICENSE", "README.md", "CHANGELOG.md", "meta/runtime.yml", "playbooks/upgrade.yml", "requirements.txt")
+NEEDED = (
+    "LICENSE", "README.md", "CHANGELOG.md", "meta/runtime.yml", "meta/execution-environment.yml", "execution-environment.yml",
+    "playbooks/upgrade.yml", "requirements.txt", "bindep.txt", "examples/awx/variables.yml",
+)  # fmt: skip
 JUNK = re.compile(r"(^|/)(\.[^/]*|__pycache__|[^/]*\.py[co]|[^/]*~)(/|$)")
 
 
@@ -58,6 +62,13 @@ def main():
             full = "bluegreen.kong." + pathlib.Path(name).stem
             tool("ansible-playbook", "--syntax-check", "-i", "localhost,", full, cwd=out, env=environment)
         print("%d playbooks from the installed collection" % len(playbooks))
+        # What Galaxy does with an upload, but for ansible-lint, which is a check of its own with a stricter profile.
+        environment.update(GALAXY_IMPORTER_RUN_ANSIBLE_LINT="false", GALAXY_IMPORTER_CHECK_CHANGELOG="true")
+        environment["PATH"] = "%s:%s" % (pathlib.Path(sys.executable).parent, environment.get("PATH", os.defpath))
+        told = tool("python", "-m", "galaxy_importer.main", str(path), cwd=out, env=environment)
+        problems += [line for line in told.splitlines() if line.startswith(("WARNING", "ERROR"))]
+        if "Importer processing completed successfully" not in told:
+            problems.append("galaxy-importer did not come to its end:\n" + told)
     return "\n".join(problems) or 0
 
 

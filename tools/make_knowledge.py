@@ -5,8 +5,8 @@
 
 Usage: make_knowledge.py FACTS_FOLDER [OUT_FOLDER]
 
-FACTS_FOLDER holds versions.yml, migrations.yml, conf_keys.yml, plugins.yml, breaking_changes.yml, upgrade_paths.yml and
-templates.yml: tables made from Kong's public source at its tags. This takes the part that the collection's code asks for,
+FACTS_FOLDER holds versions.yml, migrations.yml, conf_keys.yml, plugins.yml, breaking_changes.yml, upgrade_paths.yml,
+templates.yml and cli.yml: tables made from Kong's public source at its tags. This takes the part that the collection's code asks for,
 in a form where each fact stands once, reads the result back through plugin_utils/knowledge, and compares it with the
 facts: what it writes is complete.
 """
@@ -282,7 +282,7 @@ def hazards(facts):
     for name, item in list(items.items()) + list(table["extra"].items()):
         # Their own `detect` is in words, for the writer of the rule.
         row = {**{key: value for key, value in item.items() if key not in ("id", "detect")}, **rules[name]} if name in items else item
-        if number(row["version"]) > LAST:
+        if "version" in row and number(row["version"]) > LAST:
             continue
         if "part_of" in row:
             # The other one must be told wherever this one would be.
@@ -296,8 +296,8 @@ def hazards(facts):
     text = HEAD + "\n".join(
         [
             "#",
-            "# What an operator must look at. It applies where source < version <= target and a detector finds something",
-            "# (plugin_utils/hazards.py knows the kinds), or is asked of a person.",
+            "# What an operator must look at. It applies where source < version <= target, or always without a version, and a detector",
+            "# finds something (plugin_utils/hazards.py knows the kinds), or is asked of a person.",
             "schema: 1",
             "hazards:",
         ]
@@ -350,12 +350,35 @@ def conf_renames(facts):
     ) + "\n"
 
 
+# --- hybrid -----------------------------------------------------------------------------------------------------------
+
+
+# Which data planes a control plane serves, by the control plane's version: any, of the same minor, of no newer minor.
+CONTROL_PLANES = (("2.0.0", "any"), ("2.3.0", "same_minor"), ("2.4.0", "no_newer_minor"))
+
+
+def hybrid(facts):
+    """The text of hybrid.yml; CONTROL_PLANES is checked against the facts, which are sentences."""
+    rules = facts["upgrade_paths"]["hybrid_mode"]["rules_by_control_plane_version"]
+    told = {key.split(" ..")[0] + ".0": text for key, text in rules.items()}
+    words = {"any": "no version check", "same_minor": "the same major.minor", "no_newer_minor": "minor <= control plane minor"}
+    assert set(told) == {since for since, dummy in CONTROL_PLANES}, told
+    assert all(words[serves] in told[since] for since, serves in CONTROL_PLANES), told
+    text = HEAD + "#\n# Hybrid mode: which data planes a control plane serves. The last row that its version reaches counts.\nschema: 1\n"
+    text += "control_planes:\n"
+    text += "".join("  - {since: %s, serves: %s}\n" % (quoted(since), serves) for since, serves in CONTROL_PLANES)
+    text += "\n# From this version on a data plane tells its version, and a control plane refuses one that does not.\n"
+    return text + 'version_told: "2.3.0"\n'
+
+
 # --- paths ------------------------------------------------------------------------------------------------------------
 
 
 UPGRADE_2_8 = "UPGRADE.md of Kong 2.8, Upgrade from 1.0.x - 2.2.x to 2.8.x"
 # In order: of the rows that a source falls into, one that leads to the target goes before the others. A new release of
 # a minor that is there needs no row.
+# `allows`: the strategies that take the hop, where not every one does. `measured`: strategies that the documentation rules out, and
+# that real builds were seen to bear; they are taken only where the operator says so.
 HOPS = (
     {
         "from": "0.0.0",
@@ -364,6 +387,16 @@ HOPS = (
         "strategy": "downtime_window",
         "why": "1.5 reads the database of no version below 0.14.1; once it is migrated, older nodes live off their cache",
         "docs": "UPGRADE.md of Kong 0.14.1, Suggested Upgrade Path",
+    },
+    {
+        "from": "0.14.1",
+        "below": "1.0.0",
+        "to": "1.5.1",
+        "datastore": "cassandra",
+        "strategy": "blue_green",
+        "allows": [],
+        "why": "1.5.1 moves apis to services and routes (migrate-apis), which this collection counts on PostgreSQL alone",
+        "docs": "UPGRADE.md of Kong 1.5, Upgrade from 0.x to 1.5.0",
     },
     {
         "from": "0.14.1",
@@ -379,6 +412,7 @@ HOPS = (
         "to": "2.8",
         "datastore": "cassandra",
         "strategy": "downtime_window",
+        "allows": ["downtime_window", "new_keyspace"],
         "why": "old and new nodes cannot use one keyspace, and there is no kong config db_export before 1.3 to fill another",
         "docs": UPGRADE_2_8 + ", Cassandra",
     },
@@ -388,6 +422,7 @@ HOPS = (
         "to": "2.8",
         "datastore": "cassandra",
         "strategy": "new_keyspace",
+        "allows": ["new_keyspace", "downtime_window"],
         "why": (
             "old and new nodes cannot use one keyspace; an export of 1.3 to 2.0 lacks basic-auth credentials, "
             "and one of 1.3 to 1.5 has run_on, which 2.x rejects"
@@ -400,7 +435,22 @@ HOPS = (
         "to": "2.8",
         "datastore": "cassandra",
         "strategy": "new_keyspace",
-        "why": "the documentation calls 2.1 incompatible with 2.8 in one keyspace; the code does not bear it out (boundary 2.0)",
+        "allows": ["new_keyspace", "downtime_window"],
+        "measured": ["blue_green"],
+        "why": (
+            "the documentation calls 2.1 incompatible with 2.8 in one keyspace; the code does not bear it out, "
+            "and 2.1.4 was seen to serve beside 2.8.5"
+        ),
+        "docs": UPGRADE_2_8 + ", Cassandra",
+    },
+    {
+        "from": "2.2.0",
+        "below": "2.8.0",
+        "to": "2.8",
+        "datastore": "cassandra",
+        "strategy": "blue_green",
+        "allows": ["blue_green", "new_keyspace", "downtime_window"],
+        "why": "one hop: after kong migrations up, old and new nodes work on one keyspace until kong migrations finish",
         "docs": UPGRADE_2_8 + ", Cassandra",
     },
     {
@@ -422,6 +472,28 @@ HOPS = (
 )
 
 
+# Of each part of 0.14.1 that 1.x asks for, the last migration (recorded of a 0.14.1 with plugins = bundled).
+LEGACY = {
+    "core": "2018-05-17-173100_hash_on_cookie",
+    "acl": "2015-08-25-841841_init_acl",
+    "basic-auth": "2017-01-25-180400_unique_username",
+    "cors": "2017-03-14_multiple_orgins",
+    "datadog": "2017-06-09-160000_datadog_schema_changes",
+    "hmac-auth": "2017-06-21-132400_init_hmacauth",
+    "ip-restriction": "2016-05-24-remove-cache",
+    "jwt": "2018-03-15-150000_jwt_maximum_expiration",
+    "key-auth": "2017-07-31-120200_key-auth_preflight_default",
+    "ldap-auth": "2017-10-23-150900_header_type_default",
+    "oauth2": "2018-01-09-oauth2_pg_add_service_id",
+    "rate-limiting": "2017-11-30-120000_add_route_and_service_id",
+    "request-transformer": "2016-05-04-160000_req_trans_schema_changes",
+    "response-ratelimiting": "2017-12-19-120000_add_route_and_service_id_to_response_ratelimiting",
+    "response-transformer": "2016-05-04-160000_resp_trans_schema_changes",
+    "statsd": "2017-06-09-160000_statsd_schema_changes",
+    "tcp-log": "2017-12-13-120000_tcp-log_tls",
+}
+
+
 def paths(facts):
     """The text of paths.yml; HOPS is checked against the facts here, since most of them are sentences."""
     table = facts["upgrade_paths"]
@@ -433,6 +505,7 @@ def paths(facts):
         "1.0 .. 1.5": [],
         "2.0 .. 2.7": [],
     }, chains
+    assert facts["cli"]["migrate_apis"]["use"].startswith("1.5.1 ")
     assert table["path_cassandra_to_2_8"]["documented_boundary"]["2.3 .. 2.8 docs"] == "from 2.1.x or lower"
     assert table["path_cassandra_to_2_8"]["code_boundary"] == "<= 2.0.x"
     text = HEAD + "\n".join(
@@ -441,6 +514,16 @@ def paths(facts):
             "# Which way leads where. Versions that an upgrade may lead to:",
             "schema: 1",
             'targets: ["2.8"]',
+            "",
+            "# Releases that an upgrade may lead to besides, where a row of hops below leads there.",
+            'stops: ["1.5.1"]',
+            "",
+            "# Versions that take over the database of a 0.14.1 (table schema_migrations), and move its apis by migrate-apis.",
+            'takes_over_legacy: ["1.5.1"]',
+            "",
+            "# The last migration of each part of such a database; one that lacks any is refused as older than 0.14.1.",
+            "legacy_migrations:",
+            rows(LEGACY).rstrip("\n"),
             "",
             "# Never a stop with traffic, and why.",
             "never_a_stop:",
@@ -620,9 +703,9 @@ def main():
     """Writes the files and checks them."""
     folder = pathlib.Path(sys.argv[1])
     out = pathlib.Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "plugins" / "plugin_utils" / "knowledge"
-    names = ("versions", "migrations", "conf_keys", "plugins", "breaking_changes", "upgrade_paths", "templates")
+    names = ("versions", "migrations", "conf_keys", "plugins", "breaking_changes", "upgrade_paths", "templates", "cli")
     facts = {name: yaml.safe_load((folder / (name + ".yml")).read_text()) for name in names}
-    for make in (versions, migrations, conf_keys, conf_renames, plugins, hazards, paths, templates):
+    for make in (versions, migrations, conf_keys, conf_renames, plugins, hazards, hybrid, paths, templates):
         name = make.__name__
         path = out / (name + ".yml")
         path.write_text(make(facts))

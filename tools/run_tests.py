@@ -4,7 +4,7 @@
 """Runs the parts of `make test` one after another and adds up what they found.
 
 Usage: run_tests.py PART... [-- PYTEST_ARGUMENT...]
-Parts: packages, lint, sanity, unit, floor, newest, integration. A part goes on when one before it failed.
+Parts: packages, lint, docs, sanity, targets, unit, floor, newest, integration. A part goes on when one before it failed.
 
 Each linter and each sanity test counts as one check, each pytest test as one. What was skipped is named, with the
 reason. The last line is `N passed, N failed[, N skipped]`, and the exit code is 0 if nothing failed.
@@ -13,6 +13,7 @@ reason. The last line is `N passed, N failed[, N skipped]`, and the exit code is
 from __future__ import annotations
 
 import collections
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -33,6 +34,8 @@ COPY = CACHE / "ansible_collections" / "bluegreen" / "kong"
 PACKAGES = (
     "iproute2", "mmdebstrap", "nginx-light", "openssh-client", "openssh-server", "procps", "rsync", "systemd-container", "tini",
 )  # fmt: skip
+# What a Cassandra of the bed runs on and is fetched with. Not every Debian has this Java.
+CASSANDRA = ("maven", "openjdk-17-jre-headless")
 NO_FLOOR = "no environment with the oldest ansible-core, which needs Python 3.11 or 3.12"
 UNIT, INTEGRATION = "tests/unit", "tests/integration"
 
@@ -94,8 +97,15 @@ def quiet(tally, name, command, **options):
 
 
 def packages(tally, _arguments):
-    """Debian packages for the scenarios that need root."""
-    missing = [name for name in PACKAGES if not installed(name)]
+    """Debian packages for the scenarios that need root, and for those on Cassandra."""
+    fetch(PACKAGES)
+    if not (shutil.which("mvn") and shutil.which("java")):
+        fetch(CASSANDRA)
+
+
+def fetch(names):
+    """Installs those of the Debian packages that are missing, or tells why not."""
+    missing = [name for name in names if not installed(name)]
     if not missing:
         return
     if os.geteuid() != 0:
@@ -206,34 +216,43 @@ def clean_environment(**more):
     return kept
 
 
-def lint(tally, _arguments):
-    """Linters, and whether the documentation renders."""
-    copy = copy_tree()
-    quiet(tally, "ruff", [BIN / "ruff", "check", "--no-cache", "--output-format", "concise", "."])
-    # Dependencies come from the environment: nothing is asked of Galaxy.
+def environment_of_linters():
+    """Where Ansible's tools find this collection and those it needs: nothing is asked of Galaxy."""
     site = subprocess.check_output(
         [BIN / "python", "-c", "import sysconfig; print(sysconfig.get_paths()['purelib'])"], text=True
     ).strip()
-    environment = clean_environment(
-        ANSIBLE_COLLECTIONS_PATH="%s:%s" % (CACHE, site), ANSIBLE_HOME=str(CACHE / "ansible")
-    )
-    quiet(
-        tally, "ansible-lint", [BIN / "ansible-lint", "--offline", "--strict", "--nocolor"], cwd=copy, env=environment
-    )
-    quiet(tally, "antsibull-changelog", [BIN / "antsibull-changelog", "lint"], cwd=copy, env=environment)
-    quiet(
-        tally,
-        "antsibull-docs",
-        [BIN / "antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "self",
-         "--disallow-unknown-collection-refs", "--skip-rstcheck", "."],
-        cwd=copy, env=environment,
-    )  # fmt: skip
-    quiet(
-        tally,
-        "collection builds clean",
-        [BIN / "python", "-B", ROOT / "tools" / "check_build.py", copy],
-        env=environment,
-    )
+    return clean_environment(ANSIBLE_COLLECTIONS_PATH="%s:%s" % (CACHE, site), ANSIBLE_HOME=str(CACHE / "ansible"))
+
+
+def lint(tally, _arguments):
+    """Linters and what Galaxy checks, side by side, the longest first."""
+    copy = copy_tree()
+    environment = environment_of_linters()
+    checks = {
+        "ansible-lint": ["ansible-lint", "--offline", "--strict", "--nocolor"],
+        "collection builds clean, Galaxy takes it": ["python", "-B", ROOT / "tools" / "check_build.py", copy],
+        "antsibull-docs": [
+            "antsibull-docs", "lint-collection-docs", "--plugin-docs", "--validate-collection-refs", "self",
+            "--disallow-unknown-collection-refs", "--skip-rstcheck", ".",
+        ],
+        "mypy": ["mypy", "--cache-dir", CACHE / "mypy"],
+        "yamllint": ["yamllint", "--strict", "."],
+        "antsibull-changelog": ["antsibull-changelog", "lint"],
+        "ruff": ["ruff", "check", "--no-cache", "--output-format", "concise", "."],
+    }  # fmt: skip
+    with concurrent.futures.ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+        runs = [
+            pool.submit(quiet, tally, name, [BIN / program, *arguments], cwd=copy, env=environment)
+            for name, (program, *arguments) in checks.items()
+        ]
+    for each in runs:
+        each.result()  # raises what went wrong with the check itself
+
+
+def docs(tally, _arguments):
+    """The documentation site, in .cache/site/html."""
+    build = [BIN / "python", "-B", ROOT / "tools" / "docsite" / "build.py", copy_tree(), CACHE / "site"]
+    quiet(tally, "documentation site", build, env=environment_of_linters())
 
 
 def interpreters():
@@ -319,18 +338,40 @@ def own_python(folder):
     return {version: path}
 
 
-def ansible_test(tally, name, folder, arguments, pythons, copy, home):
-    """One run of `ansible-test sanity` out of an environment; each of its tests is one check."""
+def targets(tally, _arguments):
+    """ansible-test units and integration on the copy, as those who contribute to collections run them: without the bed."""
+    copy = copy_tree()
+    environment = environment_of_ansible_test("targets", BIN, {}, sanity_home())
+    transcripts = ROOT.parent / "shared" / "transcripts"
+    if transcripts.is_dir():
+        environment.setdefault("KONG_TRANSCRIPTS", str(transcripts))
+    for command in ("units", "integration"):
+        quiet(
+            tally, "ansible-test " + command, [BIN / "ansible-test", command, "--local", "--color", "no"],
+            cwd=copy, env=environment,
+        )  # fmt: skip
+
+
+def environment_of_ansible_test(name, folder, pythons, home):
+    """The environment in which ansible-test of an environment sees these interpreters (version -> path) and no other.
+
+    Nothing but links to them and the system's tools is on PATH: a version manager may leave names there that do not run.
+    """
     links = CACHE / ("pythons-" + re.sub(r"\W+", "-", name))
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir(parents=True)
     for version, path in {**pythons, **own_python(folder)}.items():
         (links / ("python" + version)).symlink_to(path)
-    # Nothing but these links and the system's tools: a version manager may leave names on PATH that do not run.
     environment = clean_environment(HOME=str(home), PATH="%s:%s:/usr/local/bin:/usr/bin:/bin" % (folder, links))
+    run([folder / "python", "-B", ROOT / "tools" / "seed_ansible_test.py"], env=environment)
+    return environment
+
+
+def ansible_test(tally, name, folder, arguments, pythons, copy, home):
+    """One run of `ansible-test sanity` out of an environment; each of its tests is one check."""
+    environment = environment_of_ansible_test(name, folder, pythons, home)
     results = copy / "tests" / "output" / "junit"
     shutil.rmtree(results, ignore_errors=True)
-    run([folder / "python", "-B", ROOT / "tools" / "seed_ansible_test.py"], env=environment)
     path = log(re.sub(r"\W+", "-", name).strip("-"))
     with open(path, "w", encoding="utf-8") as out:
         code = run(
@@ -389,7 +430,13 @@ def pytest(tally, name, python, arguments):
 
 def unit(tally, arguments):
     """Unit tests."""
-    pytest(tally, "unit", BIN / "python", [*arguments, UNIT])
+    pytest(tally, "unit", BIN / "python", chosen(arguments, UNIT))
+
+
+def chosen(arguments, folder):
+    """The arguments for pytest, with the whole folder where they name no file or test of it."""
+    named = any(pathlib.Path(argument.split("::")[0]).exists() for argument in arguments)
+    return [*arguments] if named else [*arguments, folder]
 
 
 def another(tally, name, environment, reason):
@@ -413,14 +460,14 @@ def newest(tally, _arguments):
 
 def integration(tally, arguments):
     """Scenarios on the bed. Two at a time: most of their time is waiting."""
-    pytest(tally, "integration", BIN / "python", ["-n", "2", "--dist", "loadfile", "--durations=15", *arguments, INTEGRATION])
+    pytest(tally, "integration", BIN / "python", ["-n", "2", "--dist", "loadfile", "--durations=15", *chosen(arguments, INTEGRATION)])
 
 
-PARTS = {part.__name__: part for part in (packages, lint, sanity, unit, floor, newest, integration)}
+PARTS = {part.__name__: part for part in (packages, lint, docs, sanity, targets, unit, floor, newest, integration)}
 
 
 class Beside:
-    """lint and sanity in a process of their own: they use one processor, the unit tests another."""
+    """lint, docs, sanity and targets in a process of their own: they use one processor, the unit tests another."""
 
     def __init__(self, parts):
         self.parts = parts
@@ -450,8 +497,8 @@ class Beside:
 
 
 def run_parts(words, arguments, tally):
-    """Runs the parts in order; lint and sanity beside the unit tests, where both are wanted."""
-    parts = [word for word in words if word in ("lint", "sanity")] if "unit" in words else []
+    """Runs the parts in order; lint, docs, sanity and targets beside the unit tests, where both are wanted."""
+    parts = [word for word in words if word in ("lint", "docs", "sanity", "targets")] if "unit" in words else []
     beside = None
     for word in words:
         if word in parts:

@@ -15,25 +15,32 @@ from ansible.errors import AnsibleActionFail
 from ansible.plugins.action import ActionBase
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.survey import plain
 
+ARGUMENTS = {
+    "dest": {"type": "path", "required": True},
+    "name": {"type": "str", "default": "report"},
+    "report": {"type": "dict", "required": True},
+    "html": {"type": "str", "required": True},
+    "markdown": {"type": "str", "required": True},
+}
+
 
 class ActionModule(ActionBase):
     """Documented in plugins/modules/kong_upgrade_report.py."""
 
     TRANSFERS_FILES = False
-    _VALID_ARGS = frozenset({"dest", "name", "report", "html", "markdown"})
+    _VALID_ARGS = frozenset(ARGUMENTS)
     _requires_connection = False
     _supports_check_mode = True
 
     def run(self, tmp=None, task_vars=None):
         """Writes the files and returns their paths. They are written in check mode too: they say what was predicted."""
         result = super().run(tmp, task_vars)
-        given = self._task.args
-        folder = pathlib.Path(str(given["dest"])).expanduser().absolute()
-        name = str(given.get("name") or "report")
+        given = self.validate_argument_spec(ARGUMENTS)[1]
+        folder, name = pathlib.Path(given["dest"]).absolute(), given["name"]
         texts = {
             name + ".json": json.dumps(plain(given["report"]), indent=2, sort_keys=True, default=str) + "\n",
-            name + ".html": str(given["html"]),
-            name + ".md": str(given["markdown"]),
+            name + ".html": given["html"],
+            name + ".md": given["markdown"],
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)

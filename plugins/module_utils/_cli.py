@@ -10,6 +10,7 @@ Ansible.
 import collections
 import contextlib
 import errno
+import mmap
 import os
 import re
 import shutil
@@ -24,6 +25,11 @@ PLACES = ("/usr/local/bin/kong", "/usr/bin/kong", "/usr/local/openresty/bin/kong
 
 # The command is a script for OpenResty's `resty`, which a login without a full PATH (sudo, ssh) may not find.
 EXTRA_PATH = ("/usr/local/bin", "/usr/local/openresty/bin", "/usr/local/openresty/nginx/sbin")
+
+# Where Kong looks for OpenResty's nginx before $PATH (0.14.1 ... 2.8.5); one that is not OpenResty's it passes over.
+NGINX_PLACES = ("/usr/local/openresty/nginx/sbin", "/opt/openresty/nginx/sbin")
+# A module that is built in leaves its own name, one that can be loaded the name of its folder.
+KONG_MODULE = re.compile(b"ngx_http_lua_kong_module|lua-kong-nginx-module")
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _VERSION = re.compile(r"(?m)^(?:Kong(?P<ee> Enterprise)?: ?)?(?P<version>\d+(?:\.\d+){1,4}[0-9A-Za-z.+-]*)\s*$")
@@ -61,6 +67,25 @@ def _search(name, environ):
         "No %s command in PATH (%s) nor at %s: install Kong, or name the command with 'executable'."
         % (name, path, ", ".join(PLACES))
     )
+
+
+def openresty(environ=None, places=NGINX_PLACES):
+    """The nginx that Kong would start, told by reading the file.
+
+    :param environ: dict, the environment whose PATH counts; None is this process's own.
+    :returns: dict: path (str), kong_module (bool, whether lua-kong-nginx-module is built in; 1.3.0 and newer need it); None where
+        no nginx of OpenResty is found that may be read.
+    """
+    path = (os.environ if environ is None else environ).get("PATH", os.defpath)
+    for place in list(places) + path.split(os.pathsep):
+        nginx = os.path.join(place, "nginx")
+        try:
+            with open(nginx, "rb") as stream, contextlib.closing(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)) as content:
+                if content.find(b"openresty/") >= 0:
+                    return {"path": nginx, "kong_module": KONG_MODULE.search(content) is not None}
+        except (OSError, ValueError):  # not there, not to be read, empty
+            continue
+    return None
 
 
 @contextlib.contextmanager
@@ -222,6 +247,8 @@ def version_tuple(text):
 
 
 _TRACE = re.compile(r"^(?:\S*\.lua:\d+: )+")
+# A declarative configuration has a credential twice: Kong tells which.
+_VALUE = re.compile(r"set to '[^']*'")
 _NOISE = re.compile(r"^(?:nginx: \[(?:warn|alert)\]|\S+ \S+ \[(?:warn|alert|notice)\])")
 
 
@@ -233,6 +260,8 @@ def first_line(text):
             line = line[len("Error:"):].strip() or (lines[index + 1] if index + 1 < len(lines) else "")
             # Kong wraps the cause: "[PostgreSQL error] cluster_mutex callback threw an error: <place>: <cause>"
             head, mark, cause = line.partition("callback threw an error: ")
+            if line.endswith(":"):  # "Failed parsing:", and below it, entry by entry, what is wrong
+                head = _VALUE.sub("set to '******'", " ".join([line] + lines[index + 1:]))
             return _TRACE.sub("", cause if mark else head)
     for line in lines:
         if not _NOISE.match(line):

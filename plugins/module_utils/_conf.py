@@ -8,6 +8,7 @@ The rules are those of Kong 0.14 ... 2.8: one ``key = value`` per line, ``#`` be
 without a word.
 """
 
+import difflib
 import os
 import re
 
@@ -19,11 +20,23 @@ DEFAULT_PATHS = ("/etc/kong/kong.conf", "/etc/kong.conf")
 ENV_PREFIX = "KONG_"
 # KONG_ variables that are not settings: read by the kong command itself.
 NOT_SETTINGS = frozenset(["lua_path_override"])
+# Where `lua_ssl_trusted_certificate = system` points on the distributions that Kong is packaged for.
+SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 
 _SECRET_KEY = re.compile(
-    r"(password|passwd|passphrase|secret|token|private_key|license_data|_auth_conf|_session_conf)$|^vault_"
+    r"(password|passwd|passphrase|secret|token|private_key|license_data|_auth_conf|_session_conf|declarative_config_string)$|^vault_(?!env_prefix$)"
 )
 _KEY_FILE = re.compile(r"(^|_)(ssl_cert_key|cert_key)$")
+# What the name of a secret is made of, for the names that Kong does not know: its own are above.
+_SECRET_PART = re.compile(r"pass|pwd|secret|token|credential|(^|_)(api|access|auth|private)?keys?(_|$)")
+_SECRET_WORDS = ("password", "passwd", "passphrase", "secret", "token", "credential")
+# Below these prefixes stand directives and programs, whose values tell.
+_BY_VALUE = re.compile(r"^(nginx|pluginserver)_")
 _PEM_SECRET = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 _URL_PASSWORD = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@", re.I)
 # Directives may be injected into nginx under these keys, with anything in them.
@@ -117,10 +130,10 @@ def is_secret(key, value=None):
     """Whether a setting is a secret: by its key, or, when the value is given, by what it holds.
 
     The path of a private key is none, a private key itself is; so are credentials inside a URL or inside an
-    injected nginx directive.
+    injected nginx directive. A key that Kong does not know is one if it may be that of a secret with a slip in it.
     """
     key = key.lower()
-    if _SECRET_KEY.search(key):
+    if _SECRET_KEY.search(key) or _may_be_secret(key):
         return True
     if value is None or not isinstance(value, str):
         return False
@@ -131,6 +144,14 @@ def is_secret(key, value=None):
     if key.startswith("nginx_") or key.startswith("pluginserver_"):
         return bool(_DIRECTIVE_SECRET.search(value))
     return False
+
+
+def _may_be_secret(key):
+    """Whether a key is none of Kong's, and holds or nearly holds a word by which secrets are called (pg_pasword)."""
+    if _BY_VALUE.search(key) or _KEY_FILE.search(key):
+        return False
+    near = (difflib.get_close_matches(word, _SECRET_WORDS, n=1, cutoff=0.75) for word in key.split("_"))
+    return bool(_SECRET_PART.search(key)) or any(near)
 
 
 def _looks_like_path(value):
@@ -205,8 +226,9 @@ def truth(value):
 def datastore(settings):
     """Which datastore the settings name, with Kong's defaults filled in.
 
-    PostgreSQL: kind, host, port, database, user, schema, ssl, ssl_verify, ssl_required, ca_cert, timeout (ms).
-    Cassandra: kind, contact_points, port, keyspace, user, ssl. None (``database = off``): kind "off".
+    PostgreSQL: kind, host, port, database, user, schema, ssl, ssl_verify, ssl_required, ca_cert (trusted()), timeout (ms).
+    Cassandra: kind, contact_points, port, keyspace, user, ssl, ssl_verify, ca_cert, local_datacenter (None: Kong is told
+    of none or does not heed it), consensus_timeout (ms). None (``database = off``): kind "off".
     Raises ConfError for another kind or a port that is no number.
     """
     kind = settings.get("database") or "postgres"
@@ -221,6 +243,13 @@ def datastore(settings):
             "keyspace": settings.get("cassandra_keyspace") or "kong",
             "user": settings.get("cassandra_username") or "kong",
             "ssl": truth(settings.get("cassandra_ssl")),
+            "ssl_verify": truth(settings.get("cassandra_ssl_verify")),
+            "ca_cert": trusted(settings),
+            "local_datacenter": (
+                settings.get("cassandra_local_datacenter") if "DCAware" in settings.get("cassandra_lb_policy", "") else None
+            )
+            or None,
+            "consensus_timeout": _number(settings, "cassandra_schema_consensus_timeout", 10000),
         }
     if kind != "postgres":
         raise ConfError("database = {0!r} is unknown: Kong knows postgres, cassandra and off".format(kind))
@@ -234,9 +263,20 @@ def datastore(settings):
         "ssl": truth(settings.get("pg_ssl")),
         "ssl_verify": truth(settings.get("pg_ssl_verify")),
         "ssl_required": truth(settings.get("pg_ssl_required")),
-        "ca_cert": settings.get("lua_ssl_trusted_certificate") or None,
+        "ca_cert": trusted(settings),
         "timeout": _number(settings, "pg_timeout", 5000),
     }
+
+
+def trusted(settings):
+    """The first file in ``lua_ssl_trusted_certificate``, or None; ``system`` is the bundle of the distribution."""
+    for item in (settings.get("lua_ssl_trusted_certificate") or "").split(","):
+        item = item.strip()
+        if item == "system":
+            return next((path for path in SYSTEM_BUNDLES if os.path.exists(path)), None)
+        if item:
+            return item
+    return None
 
 
 def _number(settings, key, default):

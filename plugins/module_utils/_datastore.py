@@ -11,7 +11,7 @@ import time
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _host, _migrations, _postgres, _watch
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import DatabaseError
 
-GATHER = ("server", "role", "sessions", "transactions", "tables", "counts", "migrations", "clients", "answers")
+GATHER = ("server", "role", "sessions", "transactions", "tables", "objects", "counts", "migrations", "clients", "answers")
 CLIENTS = ("pg_dump", "pg_restore")
 ANSWERS = 20  # rows that are kept of a query
 SAMPLE_EVERY = 0.1  # seconds between two looks at the sessions
@@ -37,7 +37,7 @@ VOLATILE = frozenset(
 
 
 def look(params, run):
-    """What the module kong_datastore_info returns as `datastore`.
+    """What the module kong_datastore_info returns as `datastore` of a Kong on PostgreSQL.
 
     :param params: the module's parameters: gather (list of GATHER), duration (seconds), known, queries, pg_bin_dir, conf and
         the login options.
@@ -45,12 +45,10 @@ def look(params, run):
     :returns: (dict, list of warnings).
     :raises KongError: the database cannot be reached or read.
     """
-    settings = _conf.load(params.get("conf"))[0]
-    store, password = _postgres.target(params, settings)
-    warnings = []
+    store, password = _postgres.target(params, _conf.load(params.get("conf"))[0])
     with contextlib.closing(_postgres.connect(store, password)) as database:
-        gather = params["gather"]
         found = {
+            "kind": "postgres",
             "driver": database.driver,
             "host": store["host"],
             "port": store["port"],
@@ -59,28 +57,32 @@ def look(params, run):
             "login_role": store["user"],
             "role": store["kong_user"],
         }
-        if "server" in gather:
-            found.update(server(database))
-        if "role" in gather:
-            found.update(role(database, store["kong_user"]))
-        if "transactions" in gather:
-            found["transactions"] = transactions(database)
-        if "tables" in gather:
-            found["tables"] = tables(database)
-        if "counts" in gather:
-            found["counts"] = counts(database)
-        if "migrations" in gather:
-            found["migrations"], warnings = _migrations.read_database(database, params["known"])
-            found["schema_state"] = found["migrations"]["fingerprint"]
-        if "answers" in gather:
-            found["answers"], more = answers(database, params["queries"] or {})
-            warnings = warnings + more
-        if "sessions" in gather:
-            found.update(sample(database, params["duration"]))
-    if "clients" in gather:
+        warnings = gather(found, database, dict(COMMON, **SECTIONS), params)
+    if "clients" in params["gather"]:
         found["free_bytes"] = _host.free(params["dump_dir"]) if params.get("dump_dir") else None
         found["clients"] = dict((name, client(run, name, params["pg_bin_dir"])) for name in CLIENTS)
     return found, warnings
+
+
+def gather(found, database, sections, params):
+    """Adds to `found` (dict) what the sections tell that are asked for.
+
+    :param sections: dict: one of GATHER -> function of the database and the module's parameters, which returns what is to be added, and
+        `warnings` (list of str) where there are any.
+    :returns: list of warnings.
+    """
+    warnings = []
+    for name in params["gather"]:
+        if name in sections:
+            answer = sections[name](database, params)
+            warnings += answer.pop("warnings", [])
+            found.update(answer)
+    return warnings
+
+
+def _migration_state(database, params):
+    migrations, warnings = _migrations.read_database(database, params["known"])
+    return {"migrations": migrations, "schema_state": migrations["fingerprint"], "warnings": warnings}
 
 
 def client(run, name, folder=None):
@@ -177,10 +179,12 @@ def role(database, kong_user):
         " from pg_catalog.pg_namespace n where n.nspname = %s",
         [database.schema()],
     )
+    create = database.query("select has_database_privilege(current_database(), 'create') as may")[0]["may"]
     return {
         "superuser": row["superuser"],
         "read_all_stats": row["superuser"] or row["read_all_stats"],
         "role_encryption": encryption,
+        "database_create": create,
         "schema_owner": schema[0]["owner"] if schema else None,
         "schema_create": schema[0]["may_create"] if schema else None,
     }
@@ -286,12 +290,21 @@ def counts(database):
     return found
 
 
+def configuration(found):
+    """Those of the counts() that tell of somebody's configuration: a table with rows, or one that may not be read (None).
+
+    Migrations themselves make one row, the default workspace.
+    """
+    own = {"workspaces": 1}
+    return dict((name, n) for name, n in found.items() if n is None or n > own.get(name, 0))
+
+
 def answers(database, queries):
     """What the user's own queries find.
 
     :param queries: dict: name -> {sql, needs}. The statement returns one text column, `found`; needs: list of "table.column".
-    :returns: dict: name -> {found: list of str, at most ANSWERS, more: bool}, or None where a table or column is missing, or the
-        query failed; and a list of warnings that tell the latter.
+    :returns: dict: answers (dict: name -> {found: list of str, at most ANSWERS, more: bool}, or None where a table or column is missing,
+        or the query failed), warnings (list) that tell the latter.
     :raises DatabaseError: the connection is lost.
     """
     rows = database.query(
@@ -314,4 +327,20 @@ def answers(database, queries):
             warnings.append("The query %s was not answered: %s" % (name, error.message))
             continue
         found[name] = {"found": [line["found"] for line in lines[:ANSWERS]], "more": len(lines) > ANSWERS}
-    return found, warnings
+    return {"answers": found, "warnings": warnings}
+
+
+# Of gather, what is asked alike of every kind of database, and what is of PostgreSQL.
+COMMON = {
+    "objects": lambda database, params: {"objects": database.objects()},
+    "migrations": _migration_state,
+}
+SECTIONS = {
+    "server": lambda database, params: server(database),
+    "role": lambda database, params: role(database, database.store["kong_user"]),
+    "transactions": lambda database, params: {"transactions": transactions(database)},
+    "tables": lambda database, params: {"tables": tables(database)},
+    "counts": lambda database, params: {"counts": counts(database)},
+    "answers": lambda database, params: answers(database, params["queries"] or {}),
+    "sessions": lambda database, params: sample(database, params["duration"]),
+}

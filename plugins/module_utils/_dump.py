@@ -17,57 +17,123 @@ import re
 import shutil
 import tempfile
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _cli, _conf, _migrate, _migrations
+from ansible_collections.bluegreen.kong.plugins.module_utils import (
+    _cli,
+    _conf,
+    _dump_database,
+    _entities_cassandra,
+    _entities_postgres,
+    _migrate,
+    _migrations,
+    _postgres,
+)
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import DumpError, KongError
 
-_KEY = re.compile(r"^(['\"]?)(?P<key>[A-Za-z_][\w-]*)\1:(?:\s+(?P<value>\S.*?))?\s*$")
-_ITEM = re.compile(r"^(?P<indent> *)-(?:\s|$)")
-_EMPTY = frozenset(["[]", "{}", "~", "null"])
+# Milliseconds. A node of Cassandra that answers within it is late and not dead; Kong's default of 5 s is for requests of clients.
+PATIENCE = {"KONG_CASSANDRA_TIMEOUT": "60000"}
+
+BLOCK = 1 << 20  # bytes
+
+# A line at the margin that is no list item, with the line end before it.
+_MARGIN = re.compile(br"\n(?P<line>[^ \r\n-].*|-[^ \r\n].*)")
+_KEY = re.compile(br"^(['\"]?)(?P<key>[A-Za-z_][\w-]*)\1:(?:\s+(?P<value>\S.*?))?\s*$")
+_ITEM = re.compile(br"\n(?P<indent> *)-(?:[ \r\n]|\Z)")
+_AT_ONCE = re.compile(br"\n-")
+_INK = re.compile(br"\S")
+_EMPTY = frozenset([b"[]", b"{}", b"~", b"null"])
 
 
-def summarise(lines):
-    """What an export holds, read line by line: entities are never kept in memory.
+class _Summary:
+    """What an export holds, told from block to block: entities are never kept in memory.
 
-    Kong writes block style: a key at the margin, its entities as list items below it, everything else indented more.
-
-    :param lines: iterable of str.
-    :returns: dict: counts (dict entity -> int), format_version (str or None), transform (bool or None: not given).
-    :raises DumpError: it is not what Kong writes, or ends in the middle of a line.
+    Kong writes block style: a key at the margin, its entities as list items below it, everything else indented more. So only lines at the
+    margin are looked at one by one; items are counted as the pattern that they begin with.
     """
-    counts, scalars = {}, {}
-    entity = indent = None
-    line, number = "\n", 0
-    for number, line in enumerate(lines, 1):
-        text = line.rstrip("\r\n")
-        if not text.strip() or text.startswith("#") or text in ("---", "..."):
-            continue
-        item = _ITEM.match(text)
-        if item and entity is not None:
-            if indent is None:
-                indent = len(item.group("indent"))
-            if len(item.group("indent")) == indent:
-                counts[entity] += 1
-                continue
-        if text[0] == " " and entity is not None:
-            continue
-        key = _KEY.match(text)
+
+    def __init__(self):
+        self.counts, self.scalars = {}, {}
+        self.lines = 0
+        self._entity = self._indent = self._items = None
+
+    def add(self, lines):
+        """lines: bytes, whole ones. :raises DumpError: it is not what Kong writes."""
+        text, start = b"\n" + lines, 0
+        for found in _MARGIN.finditer(text):
+            self._below(text, start, found.start())
+            self._at_the_margin(text, found)
+            start = found.end()
+        self._below(text, start, len(text))
+        self.lines += lines.count(b"\n")
+
+    def _at_the_margin(self, text, found):
+        line = found.group("line")
+        if line.startswith((b"#", b"---", b"...")):
+            return
+        key = _KEY.match(line)
         if not key:
-            raise DumpError("Line %d is not what an export of Kong's holds." % number)
-        entity = indent = None
-        if key.group("value") is None:
-            entity = key.group("key")
-            counts[entity] = 0
-        elif key.group("value") in _EMPTY:
-            counts[key.group("key")] = 0
+            self._refuse(text, found.start() + 1)
+        name, value = key.group("key").decode(), key.group("value")
+        self._entity = name if value is None else None
+        self._indent = None
+        if value is None or value in _EMPTY:
+            self.counts[name] = 0
         else:
-            scalars[key.group("key")] = key.group("value").strip("'\"")
-    if not line.endswith("\n"):
-        raise DumpError("The file ends in the middle of line %d." % number)
-    transform = scalars.get("_transform")
+            self.scalars[name] = value.decode("utf-8", "replace").strip("'\"")
+
+    def _below(self, text, start, end):
+        """What is between two lines at the margin."""
+        if self._entity is None:
+            self._refuse_any(_INK, text, start, end)
+            return
+        if self._indent is None:
+            first = _ITEM.search(text, start, end)
+            if not first:
+                return
+            self._indent = first.group("indent")
+            self._items = re.compile(b"\n" + self._indent + br"-(?=[ \r\n]|\Z)")
+        self.counts[self._entity] += sum(1 for dummy in self._items.finditer(text, start, end))
+        if self._indent:
+            self._refuse_any(_AT_ONCE, text, start, end)
+
+    def _refuse_any(self, stray, text, start, end):
+        found = stray.search(text, start, end)
+        if found:
+            self._refuse(text, found.end())
+
+    def _refuse(self, text, place):
+        raise DumpError("Line %d is not what an export of Kong's holds." % (self.lines + text.count(b"\n", 0, place)))
+
+
+def summary_of(path):
+    """What an export holds, and its checksum, in one reading of it.
+
+    :returns: dict: counts (dict entity -> int), format_version (str or None), transform (bool or None: not given), sha256 (hex),
+        size (bytes).
+    :raises DumpError: it is not what Kong writes, ends in the middle of a line, or cannot be read.
+    """
+    summary, digest, size, rest = _Summary(), hashlib.sha256(), 0, b""
+    try:
+        with open(path, "rb") as stream:
+            for block in iter(lambda: stream.read(BLOCK), b""):
+                digest.update(block)
+                size += len(block)
+                whole, newline, after = block.rpartition(b"\n")
+                if newline:
+                    summary.add(rest + whole + newline)
+                    rest = after
+                else:
+                    rest += block
+    except (IOError, OSError) as error:
+        raise DumpError("%s cannot be read: %s." % (path, error.strerror))
+    if rest:
+        raise DumpError("The file ends in the middle of line %d." % (summary.lines + 1))
+    transform = summary.scalars.get("_transform")
     return {
-        "counts": counts,
-        "format_version": scalars.get("_format_version"),
+        "counts": summary.counts,
+        "format_version": summary.scalars.get("_format_version"),
         "transform": None if transform is None else transform.lower() == "true",
+        "sha256": digest.hexdigest(),
+        "size": size,
     }
 
 
@@ -75,7 +141,7 @@ def checksum(path):
     """SHA-256 of a file, hex."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
-        for block in iter(lambda: stream.read(1 << 20), b""):
+        for block in iter(lambda: stream.read(BLOCK), b""):
             digest.update(block)
     return digest.hexdigest()
 
@@ -128,12 +194,18 @@ def export(params, run_command, check_mode=False):
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, private)
         scratch = stack.enter_context(_cli.scratch_prefix())
-        kong = _cli.Kong(run_command, executable, conf=params.get("conf"), prefix=scratch)
+        kong = _cli.Kong(run_command, executable, conf=params.get("conf"), prefix=scratch, environ=PATIENCE)
         path = os.path.join(private, "export.yml")
-        _run(kong, path, settings)
-        result.update(_look(path, result["warnings"]))
-        if params["parse"]:
-            result["importable"] = _parse(kong, path, dest, result["warnings"])
+        if params.get("source") == "database":
+            _read(settings, path, result["warnings"])
+            result.update(summary_of(path))
+        else:
+            _run(kong, path, settings)
+            result.update(_look(path))
+            if params["parse"]:
+                result["importable"] = _parse(kong, path, dest, result["warnings"])
+            if result["format_version"].startswith("1."):
+                result.update(_complete(params, settings, path, result))
         _publish(path, private, dest, result["sha256"])
     return result
 
@@ -152,13 +224,13 @@ def _kept(dest):
             "%s is there already, and has changed since it was made (sha256 %s, recorded %s). Move it away, name another "
             "'dest', or replace it with force: true." % (dest, found, known)
         )
-    summary = _summary_of(dest)
-    return dict(summary, sha256=found, size=os.path.getsize(dest))
+    return summary_of(dest)
 
 
-def _summary_of(path):
-    with open(path, encoding="utf-8", errors="surrogateescape") as stream:
-        return summarise(stream)
+def opened(path, mode="r"):
+    """An export as text, byte for byte; a new one (mode x) is its owner's alone."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600) if mode == "x" else os.open(path, os.O_RDONLY)
+    return open(handle, "w" if mode == "x" else "r", encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def _run(kong, path, settings):
@@ -169,7 +241,11 @@ def _run(kong, path, settings):
         lower = said.lower()
         if "no such command" in lower or "unknown command" in lower:
             advice = ". This version has no export: db_export came with Kong 1.3."
-        elif "does not exist" in lower and ("relation" in lower or "column" in lower) or "local 'row'" in lower:
+        elif (
+            "does not exist" in lower and ("relation" in lower or "column" in lower)
+            or "local 'row'" in lower
+            or "undefined column name" in lower
+        ):
             advice = (
                 ". The database is not one that this version of Kong made: export with the binary of the version that "
                 "serves it."
@@ -185,20 +261,53 @@ def _run(kong, path, settings):
         )
 
 
-def _look(path, warnings):
+def _look(path):
     os.chmod(path, 0o600)
     try:
-        summary = _summary_of(path)
+        found = summary_of(path)
     except DumpError as error:
         raise DumpError("kong config db_export ended with 0, but what it wrote is no export. %s" % error.message)
-    if not summary["format_version"]:
+    if not found["format_version"]:
         raise DumpError("kong config db_export ended with 0, but what it wrote has no _format_version.")
-    if summary["format_version"].startswith("1."):
-        warnings.append(
+    return found
+
+
+@contextlib.contextmanager
+def entities(settings, params=None):
+    """What is in the database that Kong's settings (_conf.load) name: _entities.Entities.
+
+    :param params: dict, login options of a module that go before the settings; without, the login is Kong's own.
+    """
+    driver = _migrate.driver(params or {}, settings)
+    kind = _entities_postgres.Rows if driver is _postgres else _entities_cassandra.Rows
+    with driver.connect(*driver.target(params or {}, settings)) as database:
+        yield kind(database)
+
+
+def _read(settings, path, warnings):
+    """An export that no command makes: from the database itself."""
+    with entities(settings) as database:
+        lines, unknown = _dump_database.export(database)
+        with opened(path, "x") as stream:
+            stream.writelines(lines)
+    if unknown:
+        warnings.append("These tables are not of Kong's own plugins, and were left out: %s." % ", ".join(unknown))
+
+
+def _complete(params, settings, path, result):
+    """Adds to an export of 1.3 ... 2.0 the credentials that it lacks, or warns. Returns what is new about the file."""
+    if not params.get("add_basic_auth"):
+        result["warnings"].append(
             "An export of a Kong before 2.1 has no basic-auth credentials, and an import hashes the passwords in it once "
             "more unless it says _transform: false. It is no backup: make a dump of the database as well."
         )
-    return dict(summary, sha256=checksum(path), size=os.path.getsize(path))
+        return {}
+    with entities(settings) as database, open(path, "a", encoding="utf-8") as stream:
+        if database.tables([_dump_database.BASIC_AUTH]):
+            stream.writelines(_dump_database.entities(database, _dump_database.BASIC_AUTH))
+        # what was added is hashed already
+        stream.write("_transform: false\n")
+    return summary_of(path)
 
 
 def _parse(kong, path, dest, warnings):

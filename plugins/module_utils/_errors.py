@@ -64,3 +64,18 @@ class Blocked(MigrationError):
 
 class DumpError(KongError):
     """An export was not made, or is not what it should be."""
+
+
+class BackupError(KongError):
+    """A dump of the database is missing, is not the one that was made, or could not be restored."""
+
+
+class Problems(KongError):
+    """Several things at once that end a module. `problems` in the details is the list that the message was made of."""
+
+    def __init__(self, problems, **details):
+        problems = problems if isinstance(problems, list) else [problems]
+        message = problems[0] if len(problems) == 1 else "%d problems: %s" % (
+            len(problems), " ".join("(%d) %s" % item for item in enumerate(problems, 1)))
+        super(Problems, self).__init__(message, problems=problems, **details)
+        self.problems = problems

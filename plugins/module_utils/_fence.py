@@ -18,11 +18,11 @@ import fcntl
 import getpass
 import json
 import os
+import shlex
 import shutil
-import tempfile
 import time
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _supervisor
+from ansible_collections.bluegreen.kong.plugins.module_utils import _files, _supervisor
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import KongError
 
 MARK = "# fence of bluegreen.kong"
@@ -242,21 +242,21 @@ def _locked(executable):
 def _fence_command(path, prefix, conf, note):
     lines = [line for line in _read_list(path) if line.split("\t")[0] != prefix] if is_wrapper(path) else []
     lines.append("\t".join([prefix, os.path.realpath(conf) if conf else "-", note["when"], note["who"]]))
-    _replace(path + ".fenced", "".join(line + "\n" for line in lines), 0o644)
+    _files.replace(path + ".fenced", "".join(line + "\n" for line in lines))
     if is_wrapper(path):
         return
-    mode = os.stat(path).st_mode & 0o7777
     _keep(path, path + ".real")
     text = WRAPPER.format(
-        mark=MARK, real=path + ".real", list=path + ".fenced", real_quoted=_quote(path + ".real"), list_quoted=_quote(path + ".fenced")
+        mark=MARK, real=path + ".real", list=path + ".fenced",
+        real_quoted=shlex.quote(path + ".real"), list_quoted=shlex.quote(path + ".fenced"),
     )
-    _replace(path, text, mode)
+    _files.replace(path, text)
 
 
 def _unfence_command(path, prefix):
     lines = [line for line in _read_list(path) if line.split("\t")[0] != prefix]
     if lines:
-        _replace(path + ".fenced", "".join(line + "\n" for line in lines), 0o644)
+        _files.replace(path + ".fenced", "".join(line + "\n" for line in lines))
         return
     os.rename(path + ".real", path)
     os.unlink(path + ".fenced")
@@ -273,24 +273,6 @@ def _keep(path, kept):
         status = os.stat(path)
         os.chown(temporary, status.st_uid, status.st_gid)
     os.rename(temporary, kept)
-
-
-def _replace(path, text, mode):
-    handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=os.path.dirname(path))
-    try:
-        with os.fdopen(handle, "w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, mode)
-        os.rename(temporary, path)
-    except Exception:  # whatever it was: no half file stays, and it is raised again
-        os.unlink(temporary)
-        raise
-
-
-def _quote(text):
-    return "'" + text.replace("'", "'\\''") + "'"
 
 
 # --- systemd ---------------------------------------------------------------------------------------------------------
@@ -321,7 +303,7 @@ def write_drop_in(root, unit, name, text):
     folder = os.path.join(root, unit + ".d")
     if not os.path.isdir(folder):
         os.makedirs(folder, 0o755)
-    _replace(os.path.join(folder, name), text, 0o644)
+    _files.replace(os.path.join(folder, name), text)
 
 
 def remove_drop_in(root, unit, name):
@@ -369,9 +351,15 @@ def read_note(prefix):
         return {}
 
 
+def forgotten(supervisor, prefix):
+    """Units of which no note tells whether they were started at boot, so that lifting the fence cannot restore that."""
+    enabled = read_note(prefix).get("enabled", {})
+    return [unit for unit in _units(supervisor) if unit not in enabled]
+
+
 def _write_note(prefix, note):
     if os.path.isdir(prefix) and os.access(prefix, os.W_OK):
-        _replace(_note_path(prefix), json.dumps(note, sort_keys=True) + "\n", 0o600)
+        _files.replace(_note_path(prefix), json.dumps(note, sort_keys=True) + "\n", 0o600)
 
 
 def _remove_note(prefix):

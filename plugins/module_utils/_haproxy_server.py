@@ -7,8 +7,14 @@ import os
 import tempfile
 import time
 
+from ansible_collections.bluegreen.kong.plugins.module_utils import (
+    _files,
+    _haproxy_conf,
+    _haproxy_fleet,
+    _haproxy_local,
+    _haproxy_wait,
+)
 from ansible_collections.bluegreen.kong.plugins.module_utils import _haproxy as haproxy
-from ansible_collections.bluegreen.kong.plugins.module_utils import _haproxy_conf
 from ansible_collections.bluegreen.kong.plugins.module_utils._haproxy import HaproxyError
 
 #: After sessions were cut, HAProxy needs a moment to take them off its books.
@@ -42,29 +48,48 @@ def gather(params):
     problems += unread
     for view, runtime in zip(views, runtimes):
         if view is not None:
-            haproxy.learn(view, runtime)
+            _haproxy_local.learn(view, runtime)
     if problems and params["on_error"] == "fail":
         raise HaproxyError(problems)
     answer = [haproxy.select(view, params["backends"] or None, params["servers"] or None)
               for view in views if view is not None]
     result = {"changed": False, "haproxy": answer, "problems": problems}
+    if params["conf_file"]:
+        known = {(server["backend"], server["name"]) for view in answer for server in view["servers"]}
+        result["conf_files"] = [conf_file(path, known) for path in params["conf_file"]]
     if params["sessions"]:
-        fleet = haproxy.Fleet(runtimes, views, [])
+        fleet = _haproxy_fleet.Fleet(runtimes, views, [])
         keys = {(index, server["backend"], server["name"]) for index, view in enumerate(views) if view is not None
                 for server in haproxy.select(view, params["backends"] or None, params["servers"] or None)["servers"]}
-        result["sessions"] = haproxy.sessions_of(fleet, keys)
+        result["sessions"] = _haproxy_wait.sessions_of(fleet, keys)
     result["elapsed"] = round(time.monotonic() - started, 3)
     return result
+
+
+def conf_file(path, servers):
+    """Whether a haproxy.cfg could be kept up to date, as haproxy_server_info returns it (dict); servers: {(backend, name)}."""
+    found = {"path": path, "read": False, "servers": [], "problems": []}
+    try:
+        text = _files.read_text(path)
+    except OSError as error:
+        return dict(found, error="%s cannot be read: %s" % (path, error.strerror))
+    unchanged = {key: {"weight": None, "disabled": None} for key in servers}
+    _text, _changes, here, problems = _haproxy_conf.edit(text, path, unchanged)
+    found.update(read=True, servers=sorted("/".join(key) for key in here), problems=problems)
+    if os.access(os.path.dirname(os.path.realpath(path)), os.W_OK):
+        return dict(found, error=None)
+    return dict(found, error="the folder of %s is not writable for this user. Use become." % path)
 
 
 class Conf(object):
     """haproxy.cfg files in which weights and `disabled` are made permanent."""
 
-    def __init__(self, paths, run, executable, backup, running):
+    def __init__(self, paths, run, executable, backup, backup_id, running):
         self.paths = paths
         self.run = run
         self.executable = executable
         self.backup = backup
+        self.backup_id = (backup_id or "%d.%s" % (os.getpid(), time.strftime("%Y-%m-%d@%H:%M:%S"))).replace(os.sep, "_")
         self.running = [os.path.realpath(path) for path in running]
         self.texts = {}
         self.backups = {}
@@ -77,7 +102,7 @@ class Conf(object):
         problems = []
         for path in self.paths:
             try:
-                self.texts[path] = self.first[path] = haproxy.read_text(path)
+                self.texts[path] = self.first[path] = _files.read_text(path)
             except OSError as error:
                 problems.append("conf_file: %s cannot be read: %s." % (path, error.strerror))
         return problems
@@ -171,10 +196,11 @@ class Conf(object):
         for path, (text, _unused) in sorted(new.items()):
             try:
                 if self.backup and path not in self.backups:
-                    copy = "%s.%d.%s~" % (path, os.getpid(), time.strftime("%Y-%m-%d@%H:%M:%S"))
-                    haproxy.copy(path, copy)
+                    copy = "%s.%s~" % (path, self.backup_id)
+                    if not os.path.exists(copy):
+                        _files.copy(path, copy)
                     self.backups[path] = copy
-                haproxy.replace(path, text)
+                _files.replace(path, text)
             except OSError as error:
                 raise HaproxyError("conf_file: %s cannot be written: %s." % (path, error.strerror))
             self.texts[path] = text
@@ -183,7 +209,7 @@ class Conf(object):
         """Gives changed files their first text back."""
         for path, text in sorted(self.texts.items()):
             if text != self.first[path]:
-                haproxy.replace(path, self.first[path])
+                _files.replace(path, self.first[path])
                 self.texts[path] = self.first[path]
 
     def report(self, new=None):
@@ -256,33 +282,33 @@ class Job(object):
         running = []
         for view, runtime in zip(views, runtimes):
             if view is not None:
-                running.append(haproxy.running_files(view["pid"]) if runtime.path else [])
-                haproxy.learn_from_files(view, params["conf_file"] or running[-1])
+                running.append(_haproxy_local.running_files(view["pid"]) if runtime.path else [])
+                _haproxy_local.learn_from_files(view, params["conf_file"] or running[-1])
                 if view["level"] not in (None, "admin") and (params["servers"] or self.wait["sessions_zero"]):
                     problems.append("%s: this socket has level %s. Nothing can be set without 'level admin' on its "
                                     "line 'stats socket' in haproxy.cfg." % (view["socket"], view["level"]))
-        problems += haproxy.same_process(views)
-        targets, wrong = haproxy.resolve(views, params["servers"])
+        problems += _haproxy_fleet.same_process(views)
+        targets, wrong = _haproxy_fleet.resolve(views, params["servers"])
         problems += wrong
-        self.up, wrong = haproxy.resolve_names(views, self.wait["up"], "wait.up")
+        self.up, wrong = _haproxy_fleet.resolve_names(views, self.wait["up"], "wait.up")
         problems += wrong
-        self.zero, wrong = haproxy.resolve_names(views, self.wait["sessions_zero"], "wait.sessions_zero")
+        self.zero, wrong = _haproxy_fleet.resolve_names(views, self.wait["sessions_zero"], "wait.sessions_zero")
         problems += wrong
         stop = params["observe_stop"] or {"watch": [], "against": []}
         for role in ("watch", "against"):
-            problems += haproxy.resolve_names(views, stop[role], "observe_stop.%s" % role)[1]
+            problems += _haproxy_fleet.resolve_names(views, stop[role], "observe_stop.%s" % role)[1]
         self.state_files, wrong = place_state_files(params["state_file"], views)
         problems += wrong
-        self.conf = Conf(params["conf_file"], self.run, params["haproxy_executable"], params["backup"],
+        self.conf = Conf(params["conf_file"], self.run, params["haproxy_executable"], params["backup"], params["backup_id"],
                          running[0] if len(running) == 1 else [])
         problems += self.conf.load()
         self.new_conf, wrong = self.conf.prepare(self.permanent(targets))
         problems += wrong
 
-        self.fleet = haproxy.Fleet(runtimes, views, targets)
+        self.fleet = _haproxy_fleet.Fleet(runtimes, views, targets)
         self.before = views
         # What an earlier phase would have brought about cannot be asked for in check mode: these are told, not failed.
-        refusals = haproxy.without_usable(views, targets, self.up) + self.futile_waits()
+        refusals = _haproxy_fleet.without_usable(views, targets, self.up) + self.futile_waits()
         if not self.check:
             problems += refusals
         else:
@@ -319,7 +345,7 @@ class Job(object):
         problems = []
         for key in sorted(self.up):
             view = self.fleet.views[key[0]]
-            server = haproxy.find(view, *haproxy.leader(view, key)[1:])
+            server = haproxy.find(view, *_haproxy_wait.leader(view, key)[1:])
             if server is None or not server["checked"]:
                 problems.append("wait.up: %s: %s/%s has no health check of its own, so nobody knows when it is up. Add "
                                 "'check' to its line in haproxy.cfg." % (view["socket"], key[1], key[2]))
@@ -384,7 +410,7 @@ class Job(object):
         for (_index, path), (text, error) in zip(wanted, answers):
             if error is not None:
                 raise error
-            if haproxy.write_state(path, text):
+            if _haproxy_local.write_state(path, text):
                 self.state_written.add(path)
                 self.changed = True
 
@@ -404,18 +430,18 @@ class Job(object):
             back until then. They get half of the time; then maintenance sends their clients elsewhere.
         """
         patience = max(0, until - time.monotonic())
-        left, older = haproxy.wait_sessions_zero(self.fleet, self.zero, patience / 2.0 if bound else patience)
+        left, older = _haproxy_wait.wait_sessions_zero(self.fleet, self.zero, patience / 2.0 if bound else patience)
         if left and bound and not set(left) <= set(bound):
-            left, older = haproxy.wait_sessions_zero(self.fleet, self.zero, max(0, until - time.monotonic()))
+            left, older = _haproxy_wait.wait_sessions_zero(self.fleet, self.zero, max(0, until - time.monotonic()))
         if left and set(left) <= set(bound):
             return
         if (left or older) and self.wait["on_timeout"] == "cut":
             if left:
-                self.sessions_cut += haproxy.sessions_of(self.fleet, set(left))
-                haproxy.cut_sessions(self.fleet, set(left))
+                self.sessions_cut += _haproxy_wait.sessions_of(self.fleet, set(left))
+                _haproxy_wait.cut_sessions(self.fleet, set(left))
                 self.changed = True
                 self.warnings.append("After %s s the sessions left were cut: %s." % (self.wait["timeout"], tell(left)))
-                left = haproxy.wait_sessions_zero(self.fleet, set(left), AFTER_CUT)[0]
+                left = _haproxy_wait.wait_sessions_zero(self.fleet, set(left), AFTER_CUT)[0]
             self.warnings += [sentence + " They are left to themselves." for sentence in older]
             older = []
         if left or older:
@@ -423,7 +449,7 @@ class Job(object):
 
     def fail_with_sessions(self, left, older):
         """Raises the HaproxyError that lists the sessions of servers ({key: number}, sentences)."""
-        sessions = haproxy.sessions_of(self.fleet, set(left))
+        sessions = _haproxy_wait.sessions_of(self.fleet, set(left))
         shown = ["%(backend)s/%(server)s from %(source)s for %(age)s" % session for session in sessions[:20]]
         if len(sessions) > len(shown):
             shown.append("and %d more" % (len(sessions) - len(shown)))
@@ -443,8 +469,8 @@ class Job(object):
         self.move(first)
         if self.up:
             try:
-                leaders = {haproxy.leader(self.fleet.views[key[0]], key) for key in self.up}
-                problems = haproxy.wait_up(self.fleet, leaders, self.wait["timeout"])
+                leaders = {_haproxy_wait.leader(self.fleet.views[key[0]], key) for key in self.up}
+                problems = _haproxy_wait.wait_up(self.fleet, leaders, self.wait["timeout"])
             except HaproxyError as error:
                 problems = error.problems
             if problems and first:
@@ -469,7 +495,7 @@ class Job(object):
                 self.drain(max(until, time.monotonic() + 1))  # for those who came by their cookie until now
                 self.save_conf(self.permanent(self.fleet.targets))
         if self.params["observe"]:
-            self.window = haproxy.observe(
+            self.window = _haproxy_wait.observe(
                 self.fleet, self.touched(), self.params["observe"], self.params["observe_stop"])
         if self.up or self.zero or self.params["observe"]:
             self.save_states()
@@ -524,7 +550,7 @@ class Job(object):
         for index, path in enumerate(self.state_files):
             if path and not self.changed:
                 try:
-                    self.changed = haproxy.gist(haproxy.read_text(path)) != haproxy.gist(views[index]["raw"])
+                    self.changed = _haproxy_local.gist(_files.read_text(path)) != _haproxy_local.gist(views[index]["raw"])
                 except OSError:
                     self.changed = True
         return views

@@ -6,10 +6,16 @@
 What cannot be known is None. Every function takes the folder that counts as / (for tests) where it reads below it.
 """
 
+import configparser
+import glob
 import os
+import pwd
 import re
+import shutil
+import tempfile
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _supervisor
+from ansible_collections.bluegreen.kong.plugins.module_utils._errors import ConfError
 
 REPOSITORIES = ("etc/apt/sources.list", "etc/apt/sources.list.d", "etc/yum.repos.d", "etc/yum.conf", "etc/zypp/repos.d")
 ROCKS = ("usr/local/lib/luarocks", "usr/local/kong/lib/luarocks", "usr/lib/luarocks")
@@ -17,19 +23,30 @@ LUA_PATHS = ("/usr/local/share/lua/5.1/?.lua", "/usr/local/lib/lua/5.1/?.lua", "
 CREDENTIALS = re.compile(r"(://)[^/@\s]+@")
 TOKENS = re.compile(r"(?i)((?:token|auth|password|key)=)[^&\s]+")
 
+# What Kong's own template makes of nginx.conf: what stands before http is in the first group.
+OWN_NGINX_CONF = re.compile(
+    r"(.*?)^http\s*\{\s*include\s+['\"]?[^;'\"]*nginx-kong\.conf['\"]?\s*;\s*\}\s*"
+    r"(?:stream\s*\{\s*include\s+['\"]?[^;'\"]*nginx-kong-stream\.conf['\"]?\s*;\s*\}\s*)?\Z",
+    re.MULTILINE | re.DOTALL,
+)
+OWN_DIRECTIVES = frozenset(
+    "daemon error_log events multi_accept pid user worker_connections worker_processes worker_rlimit_nofile".split()
+)
 
-def facts(run, executable, prefix, settings, unit=None, exec_start=None, root="/"):
+
+def facts(run, executable, prefix, settings, unit=None, exec_start=None, asks_candidates=False, root="/"):
     """Everything, as kong_version_facts returns it below `host`.
 
     :param run: callable with the signature of AnsibleModule.run_command.
     :param executable: str or None, the kong command.
     :param prefix: str. settings: dict, what the node runs with, else what a start would give it.
     :param unit: str or None, name of the node's systemd unit. exec_start: str or None, the command it starts.
+    :param asks_candidates: bool, whether to ask the package manager what it offers, which takes its time.
     """
     return {
         "os": system(root),
         "package": package(run, executable),
-        "candidates": None if executable else candidates(run),  # apt takes its time
+        "candidates": candidates(run, root) if asks_candidates else None,
         "repositories": repositories(root),
         "files": files(prefix, settings),
         "memory_bytes": memory(root),
@@ -68,27 +85,67 @@ def package(run, executable):
     if not executable:
         return None
     path = os.path.realpath(executable)
-    code, out = _call(run, ["dpkg-query", "-S", path])
+    code, out = _call(run, ["dpkg-query", "-S", path])[:2]
     asked = code is not None
     if code == 0 and ":" in out:
         name = out.split(":", 1)[0].split(",")[0].strip()
         version = _call(run, ["dpkg-query", "-W", "-f", "${Version}", name])[1].strip()
         return {"name": name, "version": version, "manager": "dpkg"}
-    code, out = _call(run, ["rpm", "-qf", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\n", path])
+    code, out = _call(run, ["rpm", "-qf", "--qf", "%{NAME} %{VERSION}-%{RELEASE}\n", path])[:2]
     words = out.split()
     if code == 0 and len(words) >= 2:
         return {"name": words[0], "version": words[1], "manager": "rpm"}
     return {"name": None, "version": None, "manager": None} if asked or code is not None else None
 
 
-def candidates(run):
-    """Versions of the package kong that apt's present lists offer; None without apt (dnf and yum write where they look)."""
+def candidates(run, root="/"):
+    """manager, and versions of the package kong that it offers; None where that cannot be told. Nothing is written.
+
+    apt tells from its present lists; dnf and yum fetch what they need into a folder that does not stay.
+    """
     nothing_written = ["-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache="]
-    code, out = _call(run, ["apt-cache"] + nothing_written + ["madison", "kong"])
-    if code != 0:
+    code, out = _call(run, ["apt-cache"] + nothing_written + ["madison", "kong"])[:2]
+    if code == 0:
+        versions = [line.split("|")[1].strip() for line in out.splitlines() if line.count("|") >= 2]
+        return {"manager": "apt", "versions": list(dict.fromkeys(versions))}
+    manager = next((name for name in ("dnf", "yum") if _is_there(name)), None)
+    if not manager:
         return None
-    versions = list(dict.fromkeys(line.split("|")[1].strip() for line in out.splitlines() if line.count("|") >= 2))
-    return {"manager": "apt", "versions": versions}
+    scratch = tempfile.mkdtemp(prefix="kong_upgrade_")
+    try:
+        code, out, err = _call(run, [manager] + _rpm_options(scratch, root) + ["list", "available", "--showduplicates", "kong"])
+    finally:
+        shutil.rmtree(scratch)
+    words = out.split()  # name, version and repository, in lines that are broken where they are long
+    versions = [after.rpartition(":")[2] for word, after in zip(words, words[1:]) if re.match(r"kong\.\w+$", word)]
+    if not versions and "No matching Packages" not in err:
+        return None
+    return {"manager": manager, "versions": list(dict.fromkeys(versions))}
+
+
+def _rpm_options(scratch, root):
+    """Options with which dnf 4 and yum 3 write nothing but there, do not wait long, and look at no more than they must."""
+    options = ["-q", "--noplugins", "--setopt=timeout=10", "--setopt=retries=1", "--setopt=*.skip_if_unavailable=0"]
+    options += ["--setopt={0}={1}".format(name, scratch) for name in ("cachedir", "persistdir", "logdir")]
+    named = _rpm_repositories(root)
+    return options + (["--disablerepo=*"] + ["--enablerepo=" + name for name in named] if named else [])
+
+
+def _rpm_repositories(root):
+    """Ids of the repositories whose definition names Kong, but for those that are disabled."""
+    named = []
+    for path in sorted(glob.glob(os.path.join(root, "etc/yum.repos.d/*.repo"))):
+        parser = configparser.ConfigParser(interpolation=None, strict=False)
+        try:
+            parser.read_string(_text(path) or "")
+        except configparser.Error:
+            continue  # which the package manager would not read either
+        for name in parser.sections():
+            values = dict(parser.items(name))
+            words = " ".join([name, values.get("name", ""), values.get("baseurl", ""), values.get("mirrorlist", "")])
+            if re.search("kong|bintray", words, re.IGNORECASE) and values.get("enabled", "1").lower() not in ("0", "no", "false"):
+                named.append(name)
+    return named
 
 
 def repositories(root="/"):
@@ -107,7 +164,7 @@ def repositories(root="/"):
 
 
 def files(prefix, settings):
-    """Every setting that names a file: its path and whether it exists, None behind a folder that may not be looked into."""
+    """Every setting that names a file: its path, owner, and whether it exists, None behind a folder that may not be looked into."""
     wanted = []
     for key, value in sorted(settings.items()):
         paths = [part.strip() for part in str(value).split(",") if part.strip().startswith("/")]
@@ -118,7 +175,17 @@ def files(prefix, settings):
 
 
 def _file(path):
-    return {"path": path, "exists": True if os.path.exists(path) else False if _visible(path) else None}
+    exists = True if os.path.exists(path) else False if _visible(path) else None
+    return {"path": path, "exists": exists, "owner": _owner(path) if exists else None}
+
+
+def _owner(path):
+    """Name of a file's user, or its number where no name is known."""
+    number = os.stat(path).st_uid
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
 
 
 def _visible(path):
@@ -160,24 +227,22 @@ def units(name, root="/"):
 def templates(prefix, settings, exec_start=None):
     """nginx_conf (a custom template, None if none shows), how it was found, and includes of the user's own.
 
-    A custom template leaves no trace but the nginx.conf made from it: Kong's own has nothing in its http block but the include of
-    nginx-kong.conf (0.14.1 ... 2.8.5).
+    A custom template leaves no trace but the nginx.conf made from it.
     """
     includes = [
         {"file": str(value), "key": key} for key, value in sorted(settings.items()) if re.match(r"nginx_\w+_include$", key)
     ]
-    named = re.search(r"--nginx-conf[= ]\s*(\S+)", exec_start or "")
+    named = named_template(exec_start)
     if named:
         return {
-            "nginx_conf": named.group(1),
+            "nginx_conf": named,
             "how": "--nginx-conf of the unit",
             "includes": includes,
-            "directives": directives(_text(named.group(1)) or ""),
+            "directives": directives(_text(named) or ""),
         }
     path = os.path.join(prefix, "nginx.conf")
     text = re.sub(r"#.*", "", _text(path) or "")
-    http = re.search(r"^http\s*\{(.*)", text, re.MULTILINE | re.DOTALL)
-    if http and not re.match(r"\s*include\s+['\"]?[^;'\"]*nginx-kong\.conf['\"]?\s*;\s*\}", http.group(1)):
+    if re.search(r"^http\s*\{", text, re.MULTILINE) and not made_by_kong(text, prefix):
         return {
             "nginx_conf": path,
             "how": "nginx.conf of the prefix is not what Kong's own template gives",
@@ -185,6 +250,27 @@ def templates(prefix, settings, exec_start=None):
             "directives": directives(text),
         }
     return {"nginx_conf": None, "how": None, "includes": includes, "directives": []}
+
+
+def made_by_kong(text, prefix):
+    """Whether an nginx.conf without comments has only what Kong's own template gives (0.14.1 ... 2.8.5)."""
+    own = OWN_NGINX_CONF.match(text)
+    if not own:
+        return False
+    try:
+        settings = _conf.read_kong_env(prefix)  # written together with nginx.conf
+    except ConfError:
+        settings = None
+    if settings is None:
+        return True  # nobody knows what nginx_main_* and nginx_events_* put there: no conclusion
+    injected = set(key.split("_", 2)[2] for key in settings if re.match(r"nginx_(main|events)_\w", key))
+    return set(re.findall(r"(?:^|[;{}])\s*(\w+)", own.group(1))) <= OWN_DIRECTIVES | injected
+
+
+def named_template(command):
+    """The template that a command starts Kong with; None where it names none. command: str or None."""
+    named = re.search(r"--nginx-conf[= ]\s*(\S+)", command or "")
+    return named.group(1) if named else None
 
 
 def directives(text):
@@ -230,12 +316,13 @@ def plugins(settings):
     return found
 
 
+def _is_there(command):
+    return any(os.access(os.path.join(place, command), os.X_OK) for place in ("/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin"))
+
+
 def _call(run, argv):
-    """Return code and output of a command; (None, "") where it is not there."""
-    if not any(os.access(os.path.join(place, argv[0]), os.X_OK) for place in ("/usr/bin", "/bin", "/usr/sbin", "/usr/local/bin")):
-        return None, ""
-    code, out = run(argv, environ_update={"LC_ALL": "C"})[:2]
-    return code, out
+    """Return code, output and messages of a command; (None, "", "") where it is not there."""
+    return run(argv, environ_update={"LC_ALL": "C"}) if _is_there(argv[0]) else (None, "", "")
 
 
 def _text(path):

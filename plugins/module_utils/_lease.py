@@ -9,8 +9,9 @@ import errno
 import fcntl
 import json
 import os
-import tempfile
 import time
+
+from ansible_collections.bluegreen.kong.plugins.module_utils import _files
 
 
 class LeaseError(Exception):
@@ -50,16 +51,10 @@ def read(path):
 
 
 def write(path, state):
-    """Replaces the file in one step, readable by its owner alone."""
-    handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
+    """Replaces the file in one step; a new one is readable by its owner alone."""
     try:
-        with os.fdopen(handle, "w") as target:
-            json.dump(state, target, indent=1, sort_keys=True)
-            target.flush()
-            os.fsync(target.fileno())
-        os.rename(temporary, path)
+        _files.replace(path, json.dumps(state, indent=1, sort_keys=True), 0o600)
     except OSError as error:
-        os.unlink(temporary)
         raise LeaseError("%s cannot be written: %s" % (path, error.strerror))
 
 
@@ -75,12 +70,12 @@ def decide(state, wanted, owner, ttl, take_over, remember, now):
     alive = bool(holder) and not mine and holder["expires"] > now and holder["run_id"] != take_over
     if wanted == "read":
         return state, False
+    if alive and wanted == "held":
+        return state, True
+    for key, value in (remember or {}).items() if wanted == "held" or mine else ():
+        record.setdefault(key, value)
     if wanted == "released":
         return {"owner": holder if holder and not mine else None, "record": record}, False
-    if alive:
-        return state, True
-    for key, value in (remember or {}).items():
-        record.setdefault(key, value)
     since = holder["since"] if mine else now
     return {"owner": dict(owner, since=since, renewed=now, expires=now + ttl), "record": record}, False
 

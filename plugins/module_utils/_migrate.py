@@ -13,7 +13,17 @@ import re
 import signal
 import time
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _cli, _conf, _migrations, _postgres, _watch
+from ansible_collections.bluegreen.kong.plugins.module_utils import (
+    _apis,
+    _cassandra,
+    _cli,
+    _conf,
+    _datastore,
+    _migrations,
+    _postgres,
+    _ring,
+    _watch,
+)
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import (
     Blocked,
     DatabaseError,
@@ -33,6 +43,7 @@ NO_TLS = {
 # Without the database there is nothing to poll but `kong migrations list`: seconds between two looks.
 LOOK_AGAIN = 2.0
 LOCK_POLL = 0.5
+LAG_POLL = 0.5
 # `up` gives up its wait for the lock only when --lock-timeout has passed, and then ends by itself.
 MARGIN = 10
 
@@ -65,6 +76,24 @@ def read_cli(kong):
     return _migrations.parse_list(result, " ".join([kong.executable, "migrations", "list"]))
 
 
+def database_options():
+    """The login options of every kind of database, for an argument_spec."""
+    return dict(_postgres.options(), **_cassandra.options())
+
+
+def driver(params, settings):
+    """The module that talks to the kind of database that is meant: where a host is given, what is there.
+
+    :param params: dict, the module's parameters.
+    :param settings: dict of Kong's explicit settings (_conf.load).
+    """
+    if params.get("cassandra_contact_points"):
+        return _cassandra
+    if settings.get("database") == "cassandra" and not params.get("login_host"):
+        return _cassandra
+    return _postgres
+
+
 def info(params, run_command):
     """Does what the module kong_migrations_info is documented to do.
 
@@ -72,8 +101,8 @@ def info(params, run_command):
     """
     settings = _conf.load(params.get("conf"))[0]
     if params["source"] == "database":
-        store, password = _postgres.target(params, settings)
-        with contextlib.closing(_postgres.connect(store, password)) as database:
+        kind = driver(params, settings)
+        with contextlib.closing(kind.connect(*kind.target(params, settings))) as database:
             return _migrations.read_database(database, params.get("known"))
     try:
         with _cli.scratch_prefix() as scratch:
@@ -87,7 +116,8 @@ def cleaner(settings):
 
     A password that is also a name would take every such name out of what a command printed, so those are let stand.
     """
-    names = ("kong", "postgres", settings.get("pg_user"), settings.get("pg_database"))
+    keys = ("pg_user", "pg_database", "cassandra_username", "cassandra_keyspace")
+    names = ["kong", "postgres", "cassandra"] + [settings.get(key) for key in keys]
     secrets = [value for value in _conf.secret_values(settings) if value not in names]
     return lambda text: _conf.scrub(text, secrets)
 
@@ -105,7 +135,14 @@ def diff(result, check_mode=False):
                 after = re.sub("(?m)^%s " % old, "%s " % new, after)
         if argv[2] == "bootstrap":
             after = "state: %s\n" % _migrations.UP_TO_DATE
+    if "apis" in result:
+        before += _counts(result["apis"]["before"])
+        after += _counts(result["apis"]["after"])
     return {"before": before, "after": after}
+
+
+def _counts(rows):
+    return "".join("%s: %d\n" % item for item in sorted(rows.items()))
 
 
 def migrate(params, run_command, check_mode=False):
@@ -140,11 +177,12 @@ class Migrator(object):
         self.settings = settings
         self.check_mode = check_mode
         self.clean = cleaner(settings)
-        self.store = None  # stays None where the datastore is not PostgreSQL
+        self.store = None  # stays None where there is no database that can be looked into
         self.database = None
         self.no_database = None
         self.before = None
         self.after = None
+        self.apis = None  # what there is of apis, services and routes, before and after; only where it is asked for
         self.commands = []
         self.out = []
         self.err = []
@@ -156,8 +194,9 @@ class Migrator(object):
 
     def _connect(self, stack):
         try:
-            self.store, password = _postgres.target(self.params, self.settings)
-            self.database = stack.enter_context(contextlib.closing(_postgres.connect(self.store, password)))
+            kind = driver(self.params, self.settings)
+            self.store, password = kind.target(self.params, self.settings)
+            self.database = stack.enter_context(contextlib.closing(kind.connect(self.store, password)))
         except DatabaseError as error:
             # The command may reach it all the same, and will tell if not.
             self.no_database = error
@@ -183,15 +222,28 @@ class Migrator(object):
         The state may go on between the two readings (executed from pending), never back: so the older of them, the
         command's, must be contained in the younger.
         """
-        tables, dummy = _migrations.read_database(self.database)
-        have = _migrations.merge(tables["executed"], tables["pending"])
-        astray = _migrations.subtract(_migrations.merge(state["executed"], state["pending"]), have)
+
+        def unseen():
+            tables = _migrations.read_database(self.database)[0]
+            have = _migrations.merge(tables["executed"], tables["pending"])
+            return _migrations.subtract(_migrations.merge(state["executed"], state["pending"]), have)
+
+        astray = self._until_nothing(unseen)
         if astray:
             raise MigrationError(
-                "kong migrations list tells of migrations that the database %s does not hold in schema %s (%s): the "
-                "command uses another database or schema. Check conf, KONG_ variables and the login options."
-                % (_postgres.where(self.store), self.database.schema(), _migrations.spell(astray))
+                "kong migrations list tells of migrations that are not in %s (%s): the command uses another database, schema "
+                "or keyspace. Check conf, KONG_ variables and the login options."
+                % (self.database.place(), _migrations.spell(astray))
             )
+
+    def _until_nothing(self, found):
+        """What found() returns, asked again while it is something and the database may lag behind."""
+        end = time.monotonic() + (self.database.lag if self.database is not None else 0)
+        while True:
+            value = found()
+            if not value or time.monotonic() >= end:
+                return value
+            time.sleep(LAG_POLL)  # between two readings; what is written is seen by all nodes a little later
 
     def result(self, failed=False):
         """The module's result so far."""
@@ -209,18 +261,67 @@ class Migrator(object):
         if self.before is not None and self.after is not None:
             result["changed"] = _place(self.before) != _place(self.after)
             result["ran"] = _migrations.moved(self.before, self.after)
+        if self.apis is not None:
+            result["apis"] = _apis.told(self.apis[0], self.apis[1], self.clean("".join(self.out)))
+            result["changed"] = result["changed"] or self.apis[0] != self.apis[1]
         if self.check_mode and not failed:
             result["changed"] = self.would_run
         return result
 
-    # --- the three states
+    # --- the states
 
     def reach(self, state):
         """Brings the database to `state`, or says why not."""
-        {"bootstrapped": self._bootstrap, "up": self._up, "finished": self._finish}[state]()
+        {
+            "apis_migrated": self._migrate_apis,
+            "bootstrapped": self._bootstrap,
+            "finished": self._finish,
+            "up": self._up,
+        }[state]()
+
+    def _migrate_apis(self):
+        state = self._ready(self.read())
+        before = self._look_at_apis()
+        self.apis = (before, before)
+        if not before["names"]:
+            return
+        if not state["legacy"]:
+            raise MigrationError(
+                "There are apis left (%s), and %s cannot move them any more: migrate-apis works with 1.5.1 on the database "
+                "of a 0.14.1, before up. Make services and routes of them by hand and delete them, or restore the backup."
+                % (_some(before["names"]), self.kong.executable)
+            )
+        if self.check_mode:
+            self._predict("migrate-apis")
+            return
+        self._act("migrate-apis", self._apis_left, state)
+
+    def _look_at_apis(self):
+        """As from _apis.read(). Kong itself cannot be asked: its exit code is 0 whatever it left."""
+        if self.database is None:
+            raise MigrationError(
+                "How many apis there are cannot be told without a look into the database, and up would lose those that are "
+                "left. %s" % self.no_database.message
+            )
+        if not isinstance(self.database, _postgres.Database):
+            raise MigrationError("The apis of a 0.14.1 can be counted on PostgreSQL alone: move them by hand, by the guide to 1.5.")
+        return _apis.read(self.database)
+
+    def _apis_left(self, dummy_state):
+        """left_of for migrate-apis: the apis that are still there, each with why."""
+        self.apis = (self.apis[0], self._look_at_apis())
+        left = _apis.told(self.apis[0], self.apis[1], self.clean("".join(self.out)))["left"]
+        return {"api": ["%(name)s (%(why)s)" % api for api in left]} if left else {}
 
     def _up(self):
         state = self._ready(self.read())
+        apis = self._look_at_apis()["names"] if state["legacy"] else []
+        if apis:
+            # Kong refuses this only until migrate-apis has run, whatever it left.
+            refusal = "There are apis (%s), which up would lose. Run state: apis_migrated first." % _some(apis)
+            if not self.check_mode:
+                raise MigrationError(refusal)
+            self.warnings.append("It would be refused now: %s" % refusal)
         if state["state"] == _migrations.PENDING_AND_NEW:
             self._leftovers(state)
             if self.check_mode:
@@ -259,46 +360,85 @@ class Migrator(object):
         state = self.read()
         if not state["needs_bootstrap"]:
             if state["state"] != _migrations.UP_TO_DATE:
-                raise MigrationError(
-                    "The database has been bootstrapped, but not everything has run (pending: %s; new: %s): it belongs "
-                    "to another version, or a bootstrap was interrupted. Run state: up and state: finished."
-                    % (_migrations.spell(state["pending"]), _migrations.spell(state["new"] or {}))
-                )
+                self._complete(state)
             return
         if self.database is None:
             raise MigrationError(
                 "A bootstrap is run only on an empty schema, and whether it is empty cannot be told without a look into "
                 "the database. %s" % self.no_database.message
             )
-        tables = _migrations.existing(self.database)
-        if tables:
+        found = self.database.objects()
+        if found:
             old = ""
-            if "schema_migrations" in tables:
+            if "schema_migrations" in [row["name"] for row in found]:
                 old = " It is the database of a Kong before 1.0, which must be migrated with 1.5.1 first."
             raise MigrationError(
-                "The schema %s of database %s has no schema_meta, but tables (%s): a bootstrap could run over them, and "
-                "is refused.%s Name an empty schema or database."
-                % (self.database.schema(), _postgres.where(self.store), _some(tables), old),
-                tables=tables,
+                "There is no schema_meta in %s, and it is not empty (%s): a bootstrap could run over it, and is refused.%s Name an "
+                "empty schema, database or keyspace."
+                % (self.database.place(), _some(["%(kind)s %(name)s" % row for row in found]), old),
+                objects=found,
             )
         if self.check_mode:
             self._predict("bootstrap")
             return
         self._act("bootstrap", _not_up_to_date, state)
 
+    def _complete(self, state):
+        """Finishes what a bootstrap that was ended in its middle has left to do: Kong's own `bootstrap` says that all is done then,
+        and does nothing. Only while not a row of configuration is there, so that no database in use is taken for one."""
+        left = "pending: %s; new: %s" % (_migrations.spell(state["pending"]), _migrations.spell(state["new"] or {}))
+        if self.params["interrupted"] != "complete":
+            raise MigrationError(
+                "The database has been bootstrapped, but not everything has run (%s): it belongs to another version, or a "
+                "bootstrap was interrupted. Where you know that it is the latter, allow it with interrupted: complete; else "
+                "run state: up and state: finished." % left
+            )
+        if self.database is None:
+            raise MigrationError(
+                "An interrupted bootstrap is completed only in a database without configuration, and whether there is any "
+                "cannot be told without a look into it. %s" % self.no_database.message
+            )
+        if not self.database.tables(["locks"]):
+            (made,) = [row["identity"] for row in self.database.objects() if row["name"] == "schema_meta"]
+            raise MigrationError(
+                "The bootstrap was ended before anything but the table schema_meta was made in %s, and Kong cannot go on from "
+                "there. Remove it (DROP TABLE %s) and run this again." % (self.database.place(), made)
+            )
+        self.database.settle()
+        on_postgres = isinstance(self.database, _postgres.Database)
+        used = _datastore.configuration(_datastore.counts(self.database) if on_postgres else _ring.counts(self.database))
+        if used:
+            raise MigrationError(
+                "Not everything has run (%s), and there is configuration (%s): this is no interrupted bootstrap, but a "
+                "database in use. Run state: up and state: finished."
+                % (left, ", ".join("%s: %s" % (name, "?" if n is None else n) for name, n in sorted(used.items())))
+            )
+        if self.check_mode:
+            for command in ("up", "finish"):
+                self._predict(command)
+            return
+        if state["pending"]:
+            state = self._act("finish", _still_pending(state["pending"]), state)
+        wanted = state["new"]
+        if wanted:
+            state = self._act("up", lambda now: _migrations.missing(wanted, now), state)
+        if state["pending"]:
+            self._act("finish", _still_pending(state["pending"]), state)
+
     # --- the parts
 
     def _ready(self, state):
-        """Refuses a state from which neither up nor finish can start."""
+        """Refuses a state from which none of migrate-apis, up and finish can start."""
+        if state["legacy"] and state["new"]:
+            return state  # of 0.14.1, and this command takes it over
         if state["legacy"]:
             raise MigrationError(
-                "The database has the tables of a Kong before 1.0. Migrate it with Kong 1.5.1 first (migrate-apis, up, "
-                "finish)."
+                "%s does not take this database over: it is of a Kong before 0.14.1, or migrations of 0.14.1 are missing, as of "
+                "bundled plugins that its kong.conf did not load. Run `kong migrations up` of 0.14.1 with plugins = bundled "
+                "first, then go on with 1.5.1." % self.kong.executable
             )
         if state["needs_bootstrap"]:
-            if self.database is not None and "schema_migrations" in _migrations.existing(
-                self.database, ["schema_migrations"]
-            ):
+            if self.database is not None and self.database.tables(["schema_migrations"]):
                 raise MigrationError(
                     "The database has the tables of a Kong before 1.0 (schema_migrations), which %s does not know. "
                     "Migrate it with Kong 1.5.1 first (migrate-apis, up, finish)." % self.kong.executable
@@ -306,7 +446,7 @@ class Migrator(object):
             raise MigrationError(
                 "The database has no schema_meta: it has not been bootstrapped, or it is another one than you mean%s. "
                 "For a new installation run state: bootstrapped."
-                % (" (%s)" % _postgres.where(self.store) if self.database is not None else "")
+                % (" (%s)" % self.database.place() if self.database is not None else "")
             )
         return state
 
@@ -329,6 +469,10 @@ class Migrator(object):
             self.warnings.append(
                 "The migration lock is held by %s for another %s s." % (lock["owner"], lock["expires_in"])
             )
+        try:
+            self.database.settle()
+        except DatabaseError as error:
+            self.warnings.append("It would be refused now: %s" % error.message)
         old = self._old_transactions()
         if old:
             self.warnings.append("It would be refused now: %s" % _too_old(old, self.params["max_transaction_age"]))
@@ -357,14 +501,24 @@ class Migrator(object):
                 if not left_of(state):
                     return state
                 self._ready_again(command, state)
+            if self.database is not None:
+                self.database.settle()
             self._refuse_old_transactions()
             outcome = self._run(command)
-            state = self.read()
-            left = left_of(state)
+            left = self._read_back(left_of, outcome)
+            state = self.after
             if not left:
                 self._odd_success(command, outcome, state)
+                if self.database is not None:
+                    self.database.settle(made=True)
                 return state
             self._judge(command, outcome, state, left)
+
+    def _read_back(self, left_of, outcome):
+        """What the command has left undone; one that says that it did its work is given the time to be seen."""
+        if outcome.result.rc != 0 or _migrations.lost_race(outcome.result):
+            return left_of(self.read())
+        return self._until_nothing(lambda: left_of(self.read()))
 
     def _ready_again(self, command, state):
         """After a wait: what another runner has left must still be something to go on from."""
@@ -498,9 +652,14 @@ class Migrator(object):
         time.sleep(LOOK_AGAIN)
         self.waited += time.monotonic() - begun
 
+    @property
+    def _watched(self):
+        """Whether a migration can stand in the way of other sessions; on Cassandra there are no locks but its own."""
+        return self.store is not None and self.store["kind"] == "postgres"
+
     def _old_transactions(self):
         age = self.params["max_transaction_age"]
-        return _watch.old_transactions(self.database, age) if age else []
+        return _watch.old_transactions(self.database, age) if age and self._watched else []
 
     def _refuse_old_transactions(self):
         """Before a command: no old transaction may hold a lock on Kong's tables, and a watcher must be able to look.
@@ -508,7 +667,7 @@ class Migrator(object):
         :raises Blocked: somebody does.
         """
         if self.database is None:
-            if self.store is not None and (self.params["block_timeout"] or self.params["max_transaction_age"]):
+            if self._watched and (self.params["block_timeout"] or self.params["max_transaction_age"]):
                 raise Blocked(
                     "Whether a migration blocks the running nodes can be watched only with a look into the database. %s "
                     "Or go without, with block_timeout: 0 and max_transaction_age: 0." % self.no_database.message
@@ -525,9 +684,9 @@ class Migrator(object):
             argv,
             self.kong.environment(),
             self.params["lock_timeout"] + MARGIN,
-            self.database,
+            self.database if self._watched else None,
             self.params["block_timeout"],
-            self.store and self.store["kong_user"],
+            self.store["kong_user"] if self._watched else None,
         )
         self.out.append(outcome.result.out)
         self.err.append(outcome.result.err)

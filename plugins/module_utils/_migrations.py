@@ -41,6 +41,31 @@ _ABORTED = re.compile(r"aborted: another node is performing database changes", r
 _LOCK_TIMEOUT = re.compile(r"^(?:\[\w+ error\] )?timeout$", re.I)
 
 
+# Words in an error message, and what to do about it; the first that fits counts.
+_ADVICE = (
+    (("password authentication failed", "authentication exchange"), "Check pg_user and pg_password."),
+    (("how to auth: 10",), "The role's password is kept as SCRAM, which Kong can use only after 2.1.4."),
+    (("connection refused", "no route to host"), "Check pg_host and pg_port, and that PostgreSQL runs."),
+    (("host or service not", "failed to resolve", "name does not resolve"), "Check pg_host."),
+    (('database "',), "Check pg_database."),
+    (("must be owner",), "The role in pg_user must own Kong's tables."),
+    (("permission denied",), "The role in pg_user may not do this: check its rights on the database and schema."),
+    (("lock timeout", "receive_message", "timeout"), "The database did not answer in time."),
+    (("could not find config", "no file at"), "Check 'conf'."),
+)
+_CASSANDRA_ADVICE = (
+    (("credentials", "authentication required"), "Check cassandra_username and cassandra_password."),
+    (("could not resolve",), "Check cassandra_contact_points."),
+    (("does not exist",), "Check cassandra_keyspace."),
+    (("connection refused", "no route to host"), "Check cassandra_contact_points and cassandra_port, and that Cassandra runs."),
+    (("unauthorized",), "The role in cassandra_username may not do this: check its permissions on the keyspace."),
+    (("certificate", "handshake"), "Check cassandra_ssl, cassandra_ssl_verify and lua_ssl_trusted_certificate."),
+    (("unavailable",), "Too few replicas are up for the consistency that is asked for: look at nodetool status."),
+    (("consensus",), "The nodes have different versions of the schema: look at nodetool describecluster."),
+    (("timeout", "closed"), "The database did not answer in time."),
+)
+
+
 def make(source, executed, pending, new, needs_bootstrap=False, legacy=False, lock=None, lock_known=False):
     """The structure that modules return as `migrations`.
 
@@ -181,18 +206,7 @@ def _count(ids):
 def advice(said):
     """What to do about an error message of Kong's about its database; a sentence with a leading blank, or nothing."""
     lower = said.lower()
-    for words, text in (
-        (("cassandra",), ""),
-        (("password authentication failed", "authentication exchange"), "Check pg_user and pg_password."),
-        (("how to auth: 10",), "The role's password is kept as SCRAM, which Kong can use only after 2.1.4."),
-        (("connection refused", "no route to host"), "Check pg_host and pg_port, and that PostgreSQL runs."),
-        (("host or service not", "failed to resolve", "name does not resolve"), "Check pg_host."),
-        (('database "',), "Check pg_database."),
-        (("must be owner",), "The role in pg_user must own Kong's tables."),
-        (("permission denied",), "The role in pg_user may not do this: check its rights on the database and schema."),
-        (("lock timeout", "receive_message", "timeout"), "The database did not answer in time."),
-        (("could not find config", "no file at"), "Check 'conf'."),
-    ):
+    for words, text in _CASSANDRA_ADVICE if "cassandra" in lower else _ADVICE:
         if any(word in lower for word in words):
             return (("" if said.endswith(".") else ".") + " " + text).rstrip()
     return "" if said.endswith(".") else "."
@@ -221,26 +235,15 @@ def read_database(database, known=None):
     :returns: (dict as from make(), list of warnings).
     :raises DatabaseError: also when the tables are there but may not be read.
     """
-    from ansible_collections.bluegreen.kong.plugins.module_utils._postgres import identifier
-
-    schema = database.schema()
-    tables = existing(database, ["schema_meta", "schema_migrations", "locks"])
+    tables = database.tables(["schema_meta", "schema_migrations", "locks"])
     warnings = []
     if "schema_meta" not in tables:
         legacy = "schema_migrations" in tables
         executed = {}
         if legacy:
-            rows = database.query(
-                "select id::text as id, migrations::text[] as names from %s.schema_migrations" % identifier(schema)
-            )
-            executed = dict((row["id"], row["names"]) for row in rows)
-        state = make("database", executed, {}, known if known is None else {}, True, legacy, None, True)
-        if known and not legacy:
-            state = make("database", {}, {}, known, True, False, None, True)
-        return state, warnings
-    rows = database.query(
-        "select subsystem, executed, pending from %s.schema_meta where key = 'schema_meta'" % identifier(schema)
-    )
+            executed = dict((row["id"], row["names"]) for row in database.schema_migrations())
+        return make("database", executed, {}, known, True, legacy, None, True), warnings
+    rows = database.schema_meta()
     executed = dict((row["subsystem"], row["executed"] or []) for row in rows)
     pending = dict((row["subsystem"], row["pending"] or []) for row in rows)
     new = None
@@ -249,26 +252,16 @@ def read_database(database, known=None):
         for subsystem, names in known.items():
             have = list(executed.get(subsystem, ())) + list(pending.get(subsystem, ()))
             new[subsystem] = [name for name in names if name not in have]
+    lock = read_lock(database) if "locks" in tables else None
+    if "schema_migrations" in tables and not any(executed.values()) and not any(pending.values()):
+        # migrate-apis of 1.5 has made the tables of 1.x; nothing of the schema has changed yet
+        return make("database", executed, pending, new, True, True, lock, True), warnings
     if "schema_migrations" in tables:
         warnings.append(
             "The table schema_migrations of 0.14 is still there: the finish of 1.x has not been run. Run it with the "
             "1.x binary, 2.x does not know these ids any more."
         )
-    lock = read_lock(database) if "locks" in tables else None
     return make("database", executed, pending, new, False, False, lock, True), warnings
-
-
-def existing(database, names=None):
-    """Names of the tables in Kong's schema, those of extensions left out; of all, or of those in `names` (list)."""
-    condition = "" if names is None else " and c.relname::text = any(%s)"
-    rows = database.query(
-        "select c.relname::text as name from pg_catalog.pg_class c"
-        " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
-        " where n.nspname::text = %s and c.relkind in ('r', 'p', 'f')" + condition + " and not exists"
-        " (select 1 from pg_catalog.pg_depend d where d.objid = c.oid and d.deptype = 'e') order by 1",
-        [database.schema()] + ([] if names is None else [list(names)]),
-    )
-    return [row["name"] for row in rows]
 
 
 def read_lock(database):
@@ -276,13 +269,7 @@ def read_lock(database):
 
     :raises DatabaseError: it is not, or may not be read.
     """
-    from ansible_collections.bluegreen.kong.plugins.module_utils._postgres import identifier
-
-    rows = database.query(
-        "select owner, extract(epoch from ttl - clock_timestamp())::float8 as expires_in from %s.locks"
-        " where key = 'migrations'" % identifier(database.schema())
-    )
-    return lock_from_row(rows[0] if rows else None)
+    return lock_from_row(database.lock_row())
 
 
 def lock_or_none(database):
@@ -290,7 +277,7 @@ def lock_or_none(database):
     try:
         return read_lock(database)
     except DatabaseError as error:
-        if error.details.get("sqlstate") in ("42P01", "3F000") or "does not exist" in error.message:
+        if error.details.get("missing"):
             return None
         raise
 

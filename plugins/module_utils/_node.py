@@ -32,10 +32,11 @@ class Gateway(object):
     :param conf: str, kong.conf, or None for Kong's default paths.
     :param prefix: str, or None: what the settings say, else Kong's default.
     :param unit: str, the systemd unit of the node, or None: found from the process.
+    :param nginx_conf: str, the nginx template of the user's own, or None: what the unit's command names.
     :param environ: dict, the environment that counts for a node started by command; None is this process's own.
     """
 
-    def __init__(self, run, executable=None, conf=None, prefix=None, unit=None, environ=None):
+    def __init__(self, run, executable=None, conf=None, prefix=None, unit=None, environ=None, nginx_conf=None):
         self.run = run
         self.environ = dict(os.environ if environ is None else environ)
         self.errors, self.blocking = [], []
@@ -53,6 +54,7 @@ class Gateway(object):
             prefix or kong_variables.get("prefix") or self.file_settings.get("prefix") or _conf.DEFAULT_PREFIX
         )
         self.unit = unit
+        self.given_nginx_conf = nginx_conf
         self.master = None
         self.supervisor = None
         self.service_environ = {}
@@ -100,6 +102,17 @@ class Gateway(object):
         """What the running node runs with, else what a start would give it."""
         return self.running_settings or self.settings
 
+    @property
+    def nginx_conf(self):
+        """The nginx template of the user's own, as far as it is known; None where Kong's is used, or its name is not known."""
+        return self.given_nginx_conf or _host.named_template(self.exec_start)
+
+    def unnamed_template(self):
+        """Path of an nginx.conf that was made from a template of the user's own, whose name is not known; None where there is none."""
+        if self.nginx_conf:
+            return None
+        return _host.templates(self.prefix, {})["nginx_conf"]
+
     def secrets(self, *more):
         """Every secret value known here, for scrubbing text of others."""
         return _conf.secret_values(self.file_settings, self.settings, self.running_settings, *more)
@@ -135,7 +148,7 @@ class Gateway(object):
             ports.add(int(read_only))
         return ports
 
-    def facts(self, timeout=5.0, sockets=False, sample=0.0, build=True, ask_status=True, host=False):
+    def facts(self, timeout=5.0, sockets=False, sample=0.0, build=True, ask_status=True, host=False, candidates=False):
         """Everything, as the module kong_version_facts returns it. Secrets are masked.
 
         :param timeout: float, seconds for each HTTP request.
@@ -143,6 +156,7 @@ class Gateway(object):
         :param sample: float, seconds over which to collect them.
         :param ask_status: bool, whether to ask the Admin and Status API.
         :param host: bool, whether to look at the host too (_host.py).
+        :param candidates: bool, whether its package manager is asked what it offers.
         :param build: bool, whether to ask the kong command for its version where that is not known yet.
         """
         sampling = _Sampling(self.master, self.database_ports(), sample) if self.master and (sockets or sample) else None
@@ -154,6 +168,7 @@ class Gateway(object):
             "version": build.get("version"),
             "edition": build.get("edition"),
             "openresty": {"nginx": build.get("nginx"), "ngx_lua": build.get("ngx_lua"), "lua": build.get("lua")},
+            "nginx": None if self.master or not self.executable else _cli.openresty(self.service_environ),
             "conf": self.conf,
             "settings": _conf.mask(self.settings),
             "prefix": self.prefix,
@@ -173,7 +188,10 @@ class Gateway(object):
         if self.master:
             facts["node"] = self._node(listeners, timeout, sampling, ask_status)
         if host:
-            facts["host"] = _host.facts(self.run, self.executable, self.prefix, self.effective, self.supervisor["unit"], self.exec_start)
+            unit = self.supervisor["unit"]
+            facts["host"] = _host.facts(
+                self.run, self.executable, self.prefix, self.effective, unit, self.exec_start, candidates
+            )
         facts["epoch"] = time.time()
         facts["errors"] = [_conf.scrub(error, self.secrets()) for error in self.errors]
         return facts
@@ -283,7 +301,7 @@ class _Sampling(threading.Thread):
 
     def result(self):
         """What was found until the seconds have passed, from now: list of "address:port". Raises ProcessError."""
-        self.end = time.time() + self.seconds
+        self.end = time.monotonic() + self.seconds
         self.join()
         if self.error:
             raise self.error

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The bluegreen.kong authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Brings one Kong node into a state: checked, started, reloaded or stopped. Success is what is read back.
+"""Brings one Kong node into a state: checked, started, reloaded, refreshed or stopped. Success is what is read back.
 
 `kong start`, `quit` and `reload` exit 0 also when the database is down, when the node was killed, and when nothing was
 reloaded; so nothing here is believed for its exit code.
@@ -10,12 +10,19 @@ reloaded; so nothing here is believed for its exit code.
 import hashlib
 import os
 import pwd
-import shutil
 import signal
-import tempfile
 import time
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _cli, _conf, _fence, _probe, _process, _supervisor
+from ansible_collections.bluegreen.kong.plugins.module_utils import (
+    _cli,
+    _conf,
+    _fence,
+    _files,
+    _host,
+    _probe,
+    _process,
+    _supervisor,
+)
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import ConfError, KongError
 
 # Settings that Kong keeps as they are written, so that another value in .kong_env means that something overrode it.
@@ -52,6 +59,7 @@ class NodeState(object):
         self.changed_settings, self.unknown_settings = [], []
         self.backup_file = None
         self.forced = False
+        self.old_workers = []
         self.log_offset = gateway.log_size()
         self.admin_ports = self._admin_listeners()
 
@@ -59,7 +67,7 @@ class NodeState(object):
 
     def ensure(self):
         """Do it. Returns the module's result. Raises KongError; its details hold what was done before."""
-        began = time.time()
+        began = time.monotonic()
         try:
             getattr(self, "_" + self.options["state"])()
         except KongError as error:
@@ -83,7 +91,7 @@ class NodeState(object):
             "fenced": facts["fenced"],
             "fence_how": facts["fence_how"],
             "kong": facts,
-            "elapsed": round(time.time() - began, 3),
+            "elapsed": round(time.monotonic() - began, 3),
             "warnings": self.warnings,
         }
 
@@ -100,6 +108,7 @@ class NodeState(object):
         running = gateway.master is not None
         if not running:
             self._require_command_version()
+            self._require_template()
         self._enable()
         # An unchanged file needs no check of its own: `kong start` makes the same one, and starts nothing if it fails.
         self._configure()
@@ -122,11 +131,26 @@ class NodeState(object):
         if not self._reload_needed():
             self._wait_ready()
             return
+        self._require_template()
         self._changed("reloaded")
         if self.check_mode:
             return
         self._require_same_version()
         self._reload()
+        self._wait_ready()
+
+    def _refreshed(self):
+        """New workers, with the configuration that the node runs with: they read all entities from the database."""
+        gateway = self.gateway
+        if gateway.master is None:
+            raise NodeError("no Kong node runs in {0}: there is nothing to refresh; use state=started".format(gateway.prefix))
+        self._require_owner()
+        self._changed("refreshed")
+        if self.check_mode:
+            return
+        self.log_offset = gateway.log_size()
+        self.old_workers = _process.workers(gateway.master)
+        _send(gateway.master, signal.SIGHUP)
         self._wait_ready()
 
     def _stopped(self):
@@ -173,12 +197,39 @@ class NodeState(object):
                 )
             )
 
+    def _runs_version(self):
+        """The version of the running node, None where it does not tell."""
+        return _probe.identity(self.gateway.listeners(), self.options["timeout"])["version"]
+
     def _require_same_version(self):
-        runs = _probe.identity(self.gateway.listeners(), self.options["timeout"])
-        if runs["version"] and self.gateway.version() and runs["version"] != self.gateway.version():
+        if self.options["upgrade"]:
+            self._require_command_version()
+            return
+        runs = self._runs_version()
+        if runs and self.gateway.version() and runs != self.gateway.version():
             raise NodeError(
                 "the node runs Kong {0}, but {1} is {2}: a reload keeps the old nginx, so name the command of {0} with "
-                "'executable', or stop and start the node".format(runs["version"], self.gateway.executable, self.gateway.version())
+                "'executable', or stop and start the node".format(runs, self.gateway.executable, self.gateway.version())
+            )
+
+    def _template(self):
+        """The words that hand an nginx template of the user's own to Kong."""
+        return ["--nginx-conf", self.gateway.nginx_conf] if self.gateway.nginx_conf else []
+
+    def _require_template(self):
+        """Kong makes nginx.conf anew whenever it starts or reloads, from its own template unless it is told another."""
+        unnamed = self.gateway.unnamed_template()
+        if unnamed:
+            raise NodeError(
+                "{0} is not what Kong's own template gives, and would be replaced by that: name its template in nginx_conf, or "
+                "remove {0} if Kong's own is meant".format(unnamed)
+            )
+        supervisor = self.gateway.supervisor
+        if supervisor["kind"] == _supervisor.SYSTEMD and self.gateway.nginx_conf != _host.named_template(self.gateway.exec_start):
+            raise NodeError(
+                "the unit {0} does not start Kong with --nginx-conf {1}: put that into its ExecStart".format(
+                    supervisor["unit"], self.gateway.nginx_conf
+                )
             )
 
     # --- configuration -----------------------------------------------------------------------------------------------
@@ -221,7 +272,7 @@ class NodeState(object):
         )
         if not self.check_mode:
             if exists and self.options["backup"]:
-                self.backup_file = _backup(path)
+                self.backup_file = _files.backup(path)
             write_conf(path, after, self.gateway.supervisor.get("user"))
             self.gateway.conf = path
         self.gateway.file_settings = _conf.parse(after)
@@ -261,10 +312,13 @@ class NodeState(object):
             kong = self.gateway.kong()
             prefix = os.path.join(scratch, "prefix")
             os.mkdir(prefix, 0o700)
-            calls = [("kong prepare", lambda: kong.call("prepare", conf=file, prefix=prefix))]
+            calls = [("kong prepare", lambda: kong.call("prepare", *self._template(), conf=file, prefix=prefix))]
             if self.options["state"] == "checked":
                 calls.insert(0, ("kong check", lambda: kong.call("check", file, conf=False)))
-                if self._names_plugins(text):
+                declared = self._declared(text, scratch)
+                if declared:
+                    calls.append(("kong config parse " + declared, lambda: self._parse(declared, file, scratch)))
+                elif self._names_plugins(text):
                     calls.append(("kong config parse", lambda: self._load_plugins(file, scratch)))
             for command, call in calls:
                 answer = call()
@@ -275,8 +329,6 @@ class NodeState(object):
                     )
             effective = _conf.read_kong_env(prefix)
         if effective:
-            settings = dict(_conf.parse(text))
-            settings.update(_conf.from_environ(self.gateway.service_environ))
             self.unknown_settings = sorted(key for key, value in _conf.parse(text).items() if value and key not in effective)
             if self.unknown_settings:
                 self.warnings.append(
@@ -285,10 +337,28 @@ class NodeState(object):
                     )
                 )
 
-    def _names_plugins(self, text):
-        """Whether the configuration names plugins, which may be missing on this host, and not just the bundled ones."""
+    def _would_get(self, text):
+        """Explicit settings that a node would get from the text of a kong.conf: the KONG_ variables of its service win."""
         settings = dict(_conf.parse(text))
         settings.update(_conf.from_environ(self.gateway.service_environ))
+        return settings
+
+    def _declared(self, text, scratch):
+        """Path of the declarative configuration that a DB-less node would load; None where it has a database, or gets none."""
+        settings = self._would_get(text)
+        if settings.get("database") != "off" or settings.get("role") == "data_plane":
+            return None
+        words = settings.get("declarative_config_string")
+        if settings.get("declarative_config") or not words:
+            return settings.get("declarative_config")
+        path = os.path.join(scratch, "declarative.yml")
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as stream:
+            stream.write(words)
+        return path
+
+    def _names_plugins(self, text):
+        """Whether the configuration names plugins, which may be missing on this host, and not just the bundled ones."""
+        settings = self._would_get(text)
         names = [name.strip() for name in "{0},{1}".format(settings.get("plugins", ""), settings.get("custom_plugins", "")).split(",")]
         return bool(set(names) - set(["", "bundled", "off"]))
 
@@ -301,11 +371,18 @@ class NodeState(object):
         empty = os.path.join(scratch, "empty.yml")
         with open(empty, "w") as stream:
             stream.write('_format_version: "1.1"\n')
-        prefix = os.path.join(scratch, "plugins")
+        return self._parse(empty, conf, scratch)
+
+    def _parse(self, declared, conf, scratch):
+        """`kong config parse` without a database, in a prefix of its own: the .kong_env of another one would win over the file.
+
+        A control plane of hybrid mode may not be without a database, so the role is left out.
+        """
+        prefix = os.path.join(scratch, "parse")
         os.mkdir(prefix, 0o700)
         kong = self.gateway.kong()
-        kong.environ.update(KONG_DATABASE="off", KONG_PREFIX=prefix)
-        return kong.call("config", "parse", empty, conf=conf, prefix=prefix)
+        kong.environ.update(KONG_DATABASE="off", KONG_ROLE="traditional", KONG_PREFIX=prefix)
+        return kong.call("config", "parse", declared, conf=conf, prefix=prefix)
 
     def _admin_listeners(self):
         """Every listener that was the Admin API's, by the file, by .kong_env or by the settings given now."""
@@ -347,7 +424,7 @@ class NodeState(object):
             except _supervisor.SupervisorError as error:
                 raise NodeError("{0}{1}".format(error, self._log()))
         else:
-            result = gateway.kong().call("start", prefix=True)
+            result = gateway.kong().call("start", *self._template(), prefix=True)
             if result.rc != 0:
                 raise NodeError("kong start failed: {0}{1}".format(_brief(result.err or result.out), self._log()), rc=result.rc)
         gateway.look()
@@ -355,6 +432,8 @@ class NodeState(object):
     def _reload_needed(self):
         """Whether the node runs with something else than its configuration says, or its Admin API is not as wanted."""
         if self.changed or self._differing(COMPARED) or self._differing(self._given()):
+            return True
+        if self.options["upgrade"] and self._runs_version() != self.gateway.version():
             return True
         if self.options["admin_listen_open"]:
             return not _probe.identity(self.gateway.listeners(), self.options["timeout"], False)["admin_open"]
@@ -384,7 +463,7 @@ class NodeState(object):
             variables = dict((_variable(key), value) for key, value in gateway.settings.items() if self._news(key, value))
         kong = gateway.kong()
         kong.run = as_user(gateway.run, _conf.kong_env_path(gateway.prefix))
-        result = kong.call("reload", prefix=True, environ=variables)
+        result = kong.call("reload", *self._template(), prefix=True, environ=variables)
         if result.rc != 0:
             raise NodeError("kong reload failed: {0}{1}".format(_brief(result.err or result.out), self._log()), rc=result.rc)
         gateway.look()
@@ -397,7 +476,7 @@ class NodeState(object):
         gateway = self.gateway
         master, timeout = gateway.master, self.options["quit_timeout"]
         tree = _process.tree(master)
-        began = time.time()
+        began = time.monotonic()
         with _fence.held(gateway.run, gateway.supervisor):
             if gateway.supervisor["kind"] == _supervisor.SYSTEMD or not gateway.executable:
                 self._quit_by_signal(master, timeout)
@@ -409,7 +488,7 @@ class NodeState(object):
         if self.forced:
             self.warnings.append(
                 "the node had not ended {0:.0f} s after SIGQUIT and was killed: requests that it was serving were cut".format(
-                    time.time() - began
+                    time.monotonic() - began
                 )
             )
         self._refuse_leftovers(master, left)
@@ -418,12 +497,12 @@ class NodeState(object):
             raise NodeError("a node runs in {0} again (pid {1}): something started it".format(gateway.prefix, gateway.master.pid))
 
     def _quit_by_command(self, master, timeout):
-        began = time.time()
+        began = time.monotonic()
         result = self.gateway.kong().call("quit", "-t", int(timeout), conf=False, prefix=True)
         if result.rc != 0 and _process.same(master):
             raise NodeError("kong quit failed: {0}{1}".format(_brief(result.err or result.out), self._log()), rc=result.rc)
         words = (result.out + result.err).lower()
-        self.forced = "forcefully" in words or ("gracefully" not in words and time.time() - began >= timeout)
+        self.forced = "forcefully" in words or ("gracefully" not in words and time.monotonic() - began >= timeout)
 
     def _quit_by_signal(self, master, timeout):
         _send(master, signal.SIGQUIT)
@@ -495,6 +574,10 @@ class NodeState(object):
                 )
             )
         self._changed("unfenced", "fenced", "not fenced")
+        self.warnings.extend(
+            "nothing tells whether {0} was started at boot before it was fenced, so it is not: see to that with systemctl "
+            "enable".format(unit) for unit in _fence.forgotten(gateway.supervisor, gateway.prefix)
+        )
         if not self.check_mode:
             _fence.take_down(gateway.run, gateway.supervisor, gateway.prefix, gateway.executable)
             gateway.look()
@@ -502,14 +585,14 @@ class NodeState(object):
     # --- readiness ---------------------------------------------------------------------------------------------------
 
     def _wait_ready(self):
-        deadline = time.time() + self.options["wait_timeout"]
+        deadline = time.monotonic() + self.options["wait_timeout"]
         pause = POLL
         while True:
             missing = self._missing()
             if not missing:
                 self._refuse_failed_reload()
                 return
-            if time.time() >= deadline:
+            if time.monotonic() >= deadline:
                 raise NodeError(
                     "the node in {0} is not ready after {1} s: {2}{3}".format(
                         self.gateway.prefix, self.options["wait_timeout"], "; ".join(missing), self._log()
@@ -522,7 +605,8 @@ class NodeState(object):
 
     def _refuse_failed_reload(self):
         """nginx goes on with its old configuration when it cannot use the new one, and says so in its log alone."""
-        lines = self.gateway.log_since(self.log_offset, 1000) if "reloaded" in self.actions else []
+        taken = set(self.actions) & {"reloaded", "refreshed"}
+        lines = self.gateway.log_since(self.log_offset, 1000) if taken else []
         emergencies = [line for line in lines if "[emerg]" in line]
         if emergencies:
             raise NodeError("nginx did not take the new configuration: {0}".format("; ".join(emergencies[:3])))
@@ -537,6 +621,8 @@ class NodeState(object):
         if gateway.running_settings is None:
             raise NodeError("; ".join(gateway.errors) or "{0} is missing".format(_conf.kong_env_path(gateway.prefix)))
         self._refuse_other_settings()
+        if self.old_workers and {w.pid for w in _process.workers(gateway.master)} <= {w.pid for w in self.old_workers}:
+            return ["its workers are the old ones"]
         listeners = gateway.listeners()
         said = _probe.identity(listeners, options["timeout"])
         missing = self._missing_database(said)
@@ -580,20 +666,25 @@ class NodeState(object):
             elif wanted and said["version"] != wanted:
                 missing.append("the Admin API says Kong {0}, not {1}".format(said["version"], wanted))
         if self.options["admin_listen_closed"]:
-            if listeners["admin"]:
+            if listeners["admin"] and not self._is_local_control_plane(listeners["admin"]):
                 raise NodeError(
                     "the Admin API is to be shut, but the node runs with admin_listen = {0}{1}".format(
                         self.gateway.running_settings.get("admin_listen"), self._overridden("admin_listen")
                     )
                 )
-            missing.extend(self._open_admin_ports())
+            missing.extend(self._open_admin_ports(listeners["admin"]))
         return missing
 
-    def _open_admin_ports(self):
-        """Former Admin API listeners at which this node's processes still accept connections."""
+    def _is_local_control_plane(self, listeners):
+        """Whether the node is a control plane, which Kong does not start without an Admin API, and has it on loopback alone."""
+        local = all(item["address"] == "::1" or item["address"].startswith("127.") for item in listeners)
+        return local and self.gateway.running_settings.get("role") == "control_plane"
+
+    def _open_admin_ports(self, present):
+        """Former Admin API listeners at which this node's processes still accept connections. present: those of now."""
         still = []
         for listener in self.admin_ports:
-            if not _probe.refuses(listener):
+            if listener not in present and not _probe.refuses(listener):
                 mine = _process.listening(self.gateway.master)
                 places = [item for item in mine if item[1] == listener["port"]]
                 if places:
@@ -602,7 +693,7 @@ class NodeState(object):
 
     def _refuse_other_settings(self):
         wrong = self._differing(COMPARED)
-        if not wrong or self.options["state"] == "reloaded":
+        if not wrong or self.options["state"] in ("reloaded", "refreshed"):
             return
         wanted, runs = _conf.mask(self.gateway.settings), _conf.mask(self.gateway.running_settings)
         raise NodeError(
@@ -629,9 +720,9 @@ def _variable(key):
 
 
 def _brief(text):
-    """What nginx gives as the reason, else the first line of Kong's error."""
-    lines = [line.strip() for line in text.splitlines()]
-    why = [line for line in lines if "[emerg]" in line or "[error]" in line or "[alert]" in line]
+    """What nginx gives as the reason, else the first line of Kong's error. nginx says it at each of five attempts, Kong once more."""
+    lines = ["".join(line.strip().rpartition("nginx: [")[1:]) for line in text.splitlines()]  # without Kong's words before nginx's
+    why = [line for line in lines if any(word in line for word in ("[emerg]", "[error]", "[alert]")) and "still could not bind" not in line]
     return "; ".join(list(dict.fromkeys(why))[:3]) or _cli.first_line(text)
 
 
@@ -669,41 +760,13 @@ def write_conf(path, text, user=None):
     Raises ConfError.
     """
     path = os.path.realpath(path)
-    folder = os.path.dirname(path)
-    temporary = None
     try:
-        if not os.path.isdir(folder):
-            os.makedirs(folder, 0o755)
-        handle, temporary = tempfile.mkstemp(prefix=".kong.conf.", dir=folder)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(text.encode("utf-8", "surrogateescape"))
-            stream.flush()
-            os.fsync(stream.fileno())
-        if os.path.exists(path):
-            status = os.stat(path)
-            mode, owner = status.st_mode & 0o7777, (status.st_uid, status.st_gid)
-        else:
-            mode, owner = 0o640, (-1, -1)
-            if user and os.geteuid() == 0:
-                entry = pwd.getpwnam(user)
-                owner = (entry.pw_uid, entry.pw_gid)
-        if owner != (-1, -1) and (os.stat(temporary).st_uid, os.stat(temporary).st_gid) != owner:
-            os.chown(temporary, *owner)
-        os.chmod(temporary, mode)
-        os.rename(temporary, path)
-    except (IOError, OSError) as error:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
+        os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+        _files.replace(path, text, 0o640, user)
+    except OSError as error:
         raise ConfError("cannot write {0}: {1}".format(path, error.strerror or error))
-
-
-def _backup(path):
-    """Keep a copy of a file beside it, same owner and mode. Returns its path."""
-    kept = "{0}.{1}~".format(path, time.strftime("%Y-%m-%d@%H:%M:%S"))
-    shutil.copy2(path, kept)
-    status = os.stat(path)
-    os.chown(kept, status.st_uid, status.st_gid)
-    return kept
+    except KeyError:
+        raise ConfError("cannot write {0}: there is no user {1}, as whom the systemd unit runs Kong".format(path, user))
 
 
 def _sha256(path):

@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 
-from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
+from ansible_collections.bluegreen.kong.plugins.module_utils import _conf, _database
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import DatabaseError
 
 # Seen in pg_stat_activity; also how a module knows its own sessions.
@@ -30,14 +30,6 @@ STATEMENT_TIMEOUT = 30  # seconds
 DRIVERS = ("psycopg2", "psql", "psycopg")
 # Variables that psql would heed although they were not meant for it.
 FOREIGN = re.compile(r"^PG(?!PASSFILE$|SSL|KRB|GSS|SYSCONFDIR$|SERVICEFILE$)")
-
-# Where `lua_ssl_trusted_certificate = system` points on the distributions that Kong is packaged for.
-SYSTEM_BUNDLES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
 
 
 def options(required=()):
@@ -86,7 +78,7 @@ def target(params, settings):
             mode = "verify-ca" if store.get("ssl_verify") else "require"
     ca_cert = params.get("ca_cert")
     if not ca_cert and mode.startswith("verify"):
-        ca_cert = _trusted(settings.get("lua_ssl_trusted_certificate"))
+        ca_cert = _conf.trusted(settings)
     return (
         {
             "kind": "postgres",
@@ -101,17 +93,6 @@ def target(params, settings):
         },
         password,
     )
-
-
-def _trusted(value):
-    """The first file in lua_ssl_trusted_certificate; `system` is the bundle of the distribution."""
-    for item in (value or "").split(","):
-        item = item.strip()
-        if item == "system":
-            return next((path for path in SYSTEM_BUNDLES if os.path.exists(path)), None)
-        if item:
-            return item
-    return None
 
 
 def where(store):
@@ -159,7 +140,10 @@ def explain(store, message, password=None):
         text = text.replace(password, _conf.MASK)
     lower = str(message).lower()
     if "password authentication failed" in lower or "no password supplied" in lower:
-        hint = "Check the user and the password (pg_user and pg_password, or login_user and login_password)."
+        hint = (
+            "Check the user and the password (pg_user and pg_password, which the role takes out of kong_upgrade_secret_settings or "
+            "kong.conf; of a module login_user and login_password)."
+        )
     elif "no pg_hba.conf entry" in lower:
         hint = "The server's pg_hba.conf does not let this host, user or encryption in."
     elif "does not exist" in lower:
@@ -179,6 +163,30 @@ def explain(store, message, password=None):
 def _stop(text):
     text = text.strip()
     return text if text.endswith((".", "!", "?")) else text + "."
+
+
+def psql_environment(store, password, connect_timeout=CONNECT_TIMEOUT):
+    """The environment of a psql for this database; the password is in it, and so never among the arguments."""
+    environ = dict((key, value) for key, value in os.environ.items() if not FOREIGN.match(key))
+    environ.update(
+        PGCONNECT_TIMEOUT=str(max(2, int(connect_timeout))),
+        PGSSLMODE=store.get("sslmode") or "prefer",
+        PGAPPNAME=APPLICATION,
+        PGCLIENTENCODING="UTF8",
+        LC_ALL="C",
+        PSQLRC=os.devnull,
+    )
+    if password is not None:
+        environ["PGPASSWORD"] = password
+    if store.get("sslrootcert"):
+        environ["PGSSLROOTCERT"] = store["sslrootcert"]
+    return environ
+
+
+def psql_argv(store, psql, *options):
+    """The command line of a psql (path) that reads statements from its input."""
+    login = ["-h", str(store["host"]), "-p", str(store["port"]), "-U", store["user"], "-d", _conninfo(store["database"])]
+    return [psql, "-X", "-q", "-w"] + list(options) + login
 
 
 def literal(value):
@@ -209,17 +217,33 @@ def identifier(name):
     return '"%s"' % name.replace('"', '""')
 
 
-class Database(abc.ABC):
-    """One connection. Not for several threads at once.
+_OBJECTS = """
+with s as (select oid, nspname as schema from pg_catalog.pg_namespace where nspname::text = %s)
+select o.kind, o.name, o.identity from (
+  select 'pg_class'::regclass as catalog, c.oid, c.relname::text as name, format('%%I.%%I', s.schema, c.relname) as identity,
+    case c.relkind when 'v' then 'view' when 'm' then 'materialized view' when 'S' then 'sequence' when 'f' then 'foreign table'
+    else 'table' end as kind
+  from pg_catalog.pg_class c join s on c.relnamespace = s.oid where c.relkind in ('r', 'p', 'f', 'v', 'm', 'S')
+  union all
+  select 'pg_proc'::regclass, p.oid, p.proname::text,
+    format('%%I.%%I(%%s)', s.schema, p.proname, pg_get_function_identity_arguments(p.oid)), 'function'
+  from pg_catalog.pg_proc p join s on p.pronamespace = s.oid
+  union all
+  select 'pg_type'::regclass, t.oid, t.typname::text, format('%%I.%%I', s.schema, t.typname), 'type'
+  from pg_catalog.pg_type t join s on t.typnamespace = s.oid
+  where t.typtype in ('d', 'e', 'r') or t.typtype = 'c' and (select relkind from pg_catalog.pg_class where oid = t.typrelid) = 'c'
+) o where not exists (
+  select 1 from pg_catalog.pg_depend d where d.classid = o.catalog and d.objid = o.oid and d.deptype in ('e', 'a', 'i')
+  and (d.deptype <> 'a' or o.kind = 'sequence')
+) order by 1, 2
+"""
 
-    `driver` is psycopg, psycopg2 or psql; `store` what it was opened with.
-    """
 
-    driver = None
+class Database(_database.Database):
+    """A connection whose `driver` is psycopg, psycopg2 or psql."""
 
     def __init__(self, store, password):
-        self.store = store
-        self._password = password
+        super(Database, self).__init__(store, password)
         self.version_num = 0
 
     @classmethod
@@ -247,6 +271,10 @@ class Database(abc.ABC):
         """
 
     @abc.abstractmethod
+    def write(self, sql, params):
+        """Runs one statement that writes, and selects one number (int), which is returned. sql, params and errors as for query()."""
+
+    @abc.abstractmethod
     def read_only(self, sql):
         """Runs one statement of somebody else's in a transaction of its own that cannot write; it leaves nothing behind in the session,
         which a pooler may hand to others. Unqualified names are looked for in schema().
@@ -254,26 +282,58 @@ class Database(abc.ABC):
         :returns: as query(). :raises DatabaseError: as query().
         """
 
-    @abc.abstractmethod
-    def close(self):
-        """Ends the connection; closing twice does no harm."""
-
     def processes(self):
         """Pids of the processes, beside this one, that hold the connection's socket."""
         return []
 
-    def __enter__(self):
-        return self
+    def place(self):
+        return "schema %s of database %s" % (self.schema(), where(self.store))
 
-    def __exit__(self, *dummy):
-        self.close()
+    def tables(self, names=None):
+        """As the base says; those of extensions are left out."""
+        condition = "" if names is None else " and c.relname::text = any(%s)"
+        rows = self.query(
+            "select c.relname::text as name from pg_catalog.pg_class c"
+            " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+            " where n.nspname::text = %s and c.relkind in ('r', 'p', 'f')" + condition + " and not exists"
+            " (select 1 from pg_catalog.pg_depend d where d.objid = c.oid and d.deptype = 'e') order by 1",
+            [self.schema()] + ([] if names is None else [list(names)]),
+        )
+        return [row["name"] for row in rows]
+
+    def objects(self):
+        return self.query(_OBJECTS, [self.schema()])
+
+    def schema_meta(self):
+        return self.query(
+            "select subsystem, executed, pending from %s.schema_meta where key = 'schema_meta'" % identifier(self.schema())
+        )
+
+    def schema_migrations(self):
+        return self.query(
+            "select id::text as id, migrations::text[] as names from %s.schema_migrations" % identifier(self.schema())
+        )
+
+    def lock_row(self):
+        rows = self.query(
+            "select owner, extract(epoch from ttl - clock_timestamp())::float8 as expires_in from %s.locks"
+            " where key = 'migrations'" % identifier(self.schema())
+        )
+        return rows[0] if rows else None
+
+    def settle(self, made=False):
+        pass  # there is one server, and what it has done is done
 
     def _failed(self, message, sqlstate=None):
         text = " ".join(str(message).split())
         if self._password and self._password not in (self.store["user"], self.store["database"]):
             text = text.replace(self._password, _conf.MASK)
         return DatabaseError(
-            "PostgreSQL database %s: %s" % (where(self.store), text), sqlstate=sqlstate, database=where(self.store)
+            "PostgreSQL database %s: %s" % (where(self.store), text),
+            sqlstate=sqlstate,
+            # psql does not tell the code
+            missing=sqlstate in ("42P01", "3F000") or (sqlstate is None and "does not exist" in text),
+            database=where(self.store),
         )
 
     def schema(self):
@@ -333,6 +393,9 @@ class _DBAPI(Database):
         except self._driver.Error as error:
             raise self._failed(error, getattr(error, "sqlstate", None) or getattr(error, "pgcode", None))
 
+    def write(self, sql, params):
+        return next(iter(self.query(sql, params)[0].values()))
+
     def read_only(self, sql):
         begin = "set local search_path to %s" % identifier(self.schema())
         self.query("begin read only")
@@ -383,34 +446,16 @@ class _Psql(Database):
 
     def __init__(self, store, password, connect_timeout):
         super(_Psql, self).__init__(store, password)
-        environ = dict((key, value) for key, value in os.environ.items() if not FOREIGN.match(key))
-        environ.update(
-            PGCONNECT_TIMEOUT=str(max(2, int(connect_timeout))),
-            PGSSLMODE=store.get("sslmode") or "prefer",
-            PGAPPNAME=APPLICATION,
-            PGCLIENTENCODING="UTF8",
-            LC_ALL="C",
-            PSQLRC=os.devnull,
-        )
-        if password is not None:
-            environ["PGPASSWORD"] = password
-        if store.get("sslrootcert"):
-            environ["PGSSLROOTCERT"] = store["sslrootcert"]
         self._errors = tempfile.TemporaryFile()
         self._number = 0
         self._buffer = b""
         self._limit = CONNECT_TIMEOUT
         self._process = subprocess.Popen(
-            [
-                _which_psql(),
-                *["-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=0"],
-                *["-h", str(store["host"]), "-p", str(store["port"])],
-                *["-U", store["user"], "-d", _conninfo(store["database"])],
-            ],
+            psql_argv(store, _which_psql(), "-A", "-t", "-v", "ON_ERROR_STOP=0"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=environ,
+            env=psql_environment(store, password, connect_timeout),
             # a signal for the module's own group (Ctrl-C) must not end the connection that cleans up
             start_new_session=True,
         )
@@ -432,13 +477,12 @@ class _Psql(Database):
         self._limit = statement_timeout + CONNECT_TIMEOUT
 
     def query(self, sql, params=None):
-        if params is not None:
-            parts = re.split(r"(%s|%%)", sql)
-            values = iter(params)
-            sql = "".join(literal(next(values)) if part == "%s" else "%" if part == "%%" else part for part in parts)
         # json_agg makes one value of any number of rows, whatever they hold
-        answer = self._ask("select coalesce(json_agg(q), '[]'::json)::text from (%s) q" % sql, self._limit)
+        answer = self._ask("select coalesce(json_agg(q), '[]'::json)::text from (%s) q" % _filled_in(sql, params), self._limit)
         return json.loads(answer)
+
+    def write(self, sql, params):
+        return int(self._ask(_filled_in(sql, params), self._limit))
 
     def read_only(self, sql):
         begin = "begin read only;\nset local search_path to %s" % identifier(self.schema())
@@ -448,8 +492,6 @@ class _Psql(Database):
     def _ask(self, sql, limit):
         self._number += 1
         mark = "bluegreen-kong-%d-end" % self._number
-        self._errors.seek(0)
-        self._errors.truncate()
         try:
             self._process.stdin.write(("%s;\n\\echo %s\n" % (sql, mark)).encode("utf-8"))
             self._process.stdin.flush()
@@ -470,8 +512,8 @@ class _Psql(Database):
             self._buffer += piece
         answer = self._buffer[: -len(line)].decode("utf-8").strip()
         self._buffer = b""
+        said = self._said()
         if not answer:
-            said = self._said()
             if "server closed the connection" in said or "connection to server was lost" in said:
                 self.close()
                 raise self._lost(said)
@@ -482,8 +524,12 @@ class _Psql(Database):
         return [self._process.pid]
 
     def _said(self):
+        """What psql wrote to its standard error since it was asked for last, beginning with why it cannot log in."""
         self._errors.seek(0)
-        return self._errors.read().decode("utf-8", "replace").strip()
+        said = self._errors.read().decode("utf-8", "replace").strip()
+        self._errors.seek(0)
+        self._errors.truncate()
+        return said
 
     def _lost(self, said):
         error = self._failed(said)
@@ -499,6 +545,15 @@ class _Psql(Database):
                 self._process.kill()
                 self._process.wait()
         self._process.stdout.close()
+
+
+def _filled_in(sql, params):
+    """A statement with its parameters as literals."""
+    if params is None:
+        return sql
+    values = iter(params)
+    parts = re.split(r"(%s|%%)", sql)
+    return "".join(literal(next(values)) if part == "%s" else "%" if part == "%%" else part for part in parts)
 
 
 def _which_psql():

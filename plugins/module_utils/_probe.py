@@ -173,10 +173,14 @@ def identity(listeners, timeout, through_proxy=True, ask_status=True):
         admin = status = None
     root = _ask(admin, "/", timeout, "Admin API", found)
     if root:
-        found["admin_open"] = True
         data = root.json()
         if isinstance(data, dict) and data.get("version"):
-            found.update(version=data["version"], version_source="admin", node_id=data.get("node_id"))
+            found.update(version=data["version"], version_source="admin", node_id=data.get("node_id"), admin_open=True)
+        elif root.version or (isinstance(data, dict) and "message" in data):  # as without its database, with headers = off
+            found["admin_open"] = True
+        else:  # another program has the port: Kong could not take it
+            found["errors"] = ["what answers at {0} is no Admin API of Kong".format(_where(admin))]
+            root = None
     answer = _ask(status, "/status", timeout, "status listener", found) or (
         _ask(admin, "/status", timeout, "Admin API", found) if root else None
     )
@@ -200,9 +204,12 @@ def _ask(listener, path, timeout, name, found):
     try:
         return request(listener, path, timeout=timeout)
     except OSError as error:
-        where = listener["address"] if listener["port"] is None else "{0}:{1}".format(reachable(listener), listener["port"])
-        found["errors"].append("the {0} at {1} does not answer {2}: {3}".format(name, where, path, problem(error)))
+        found["errors"].append("the {0} at {1} does not answer {2}: {3}".format(name, _where(listener), path, problem(error)))
         return None
+
+
+def _where(listener):
+    return listener["address"] if listener["port"] is None else "{0}:{1}".format(reachable(listener), listener["port"])
 
 
 def check(probe, listeners, timeout):

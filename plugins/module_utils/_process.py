@@ -17,7 +17,7 @@ from ansible_collections.bluegreen.kong.plugins.module_utils._errors import Kong
 
 # A process that began this many seconds after its pid file was written is another one (the clock ticks in 10 ms).
 SLACK = 1.0
-ESTABLISHED, LISTEN = "01", "0A"
+ESTABLISHED, CLOSE_WAIT, LISTEN = "01", "08", "0A"
 # Seconds between two looks at the socket table.
 SAMPLE_EVERY = 0.05
 
@@ -141,22 +141,34 @@ def _uses(pid, prefix):
     return False
 
 
+def everyone():
+    """All processes that are alive, as a list of Process."""
+    found = (read_process(int(name)) for name in os.listdir("/proc") if name.isdigit())
+    return [process for process in found if process and process.alive]
+
+
 def tree(master):
     """The master and all its descendants that are alive, as a list of Process."""
-    children, everyone = {}, {}
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            process = read_process(int(name))
-            if process and process.alive:
-                everyone[process.pid] = process
-                children.setdefault(process.ppid, []).append(process.pid)
-    found, queue = [], [master.pid]
+    below, found, queue = {}, [], [master.pid]
+    for process in everyone():
+        below.setdefault(process.ppid, []).append(process)
+        if process.pid == master.pid:
+            found.append(process)
     while queue:
-        pid = queue.pop()
-        if pid in everyone:
-            found.append(everyone[pid])
-        queue.extend(children.get(pid, []))
+        some = below.get(queue.pop(), [])
+        found += some
+        queue += [process.pid for process in some]
     return found
+
+
+def children(pid):
+    """The children of a process that are alive, as a list of Process."""
+    return [process for process in everyone() if process.ppid == pid]
+
+
+def workers(master):
+    """The children of a master that are alive, as a list of Process; [] of a node that is one process."""
+    return children(master.pid)
 
 
 def ancestors(pid):
@@ -171,11 +183,11 @@ def ancestors(pid):
 
 def wait_gone(processes, timeout):
     """Wait until all these processes have ended. Returns those that have not after `timeout` seconds."""
-    deadline = time.time() + timeout
+    deadline = time.monotonic() + timeout
     left = list(processes)
     while True:
         left = [process for process in left if same(process)]
-        if not left or time.time() >= deadline:
+        if not left or time.monotonic() >= deadline:
             return left
         time.sleep(0.05)
 
@@ -209,6 +221,31 @@ def connections(pid, ports):
         for state, local, remote, inode in socket_table(pid)
         if state == ESTABLISHED and _port(remote) in ports
     ]
+
+
+def established(pid):
+    """Established TCP connections in the network namespace of a process: yields both ends, ((address, port), (address, port))."""
+    for state, local, remote, unused in socket_table(pid):
+        if state == ESTABLISHED:
+            yield _address(local), _address(remote)
+
+
+def connections_to(pid, addresses):
+    """How many TCP connections a process has to some addresses.
+
+    :param addresses: set of (IP address as str, port).
+    :returns: {address: number}, or None when this user may not look into the process.
+    """
+    process = read_process(pid)
+    try:
+        mine = socket_inodes([process]) if process else set()
+    except ProcessError:
+        return None
+    found = {}
+    for state, unused, remote, inode in socket_table(pid):
+        if state in (ESTABLISHED, CLOSE_WAIT) and inode in mine and _address(remote) in addresses:
+            found[_address(remote)] = found.get(_address(remote), 0) + 1
+    return found
 
 
 def _ask_kernel(family, port):
@@ -285,13 +322,13 @@ def sockets_to(master, ports, seconds=0.0, until=None):
     """The node's own ends of its connections to these remote ports: a sorted list of "address:port".
 
     The union over `seconds`, looked at every 50 ms (less often where one look takes longer than 12 ms). With 0 there is
-    one look. ``until``: a function that tells the end instead, a time, or None while that is not known yet.
+    one look. ``until``: a function that tells the end instead, by time.monotonic(), or None while that is not known yet.
     Raises ProcessError.
     """
-    deadline = time.time() + seconds
+    deadline = time.monotonic() + seconds
     owned, foreign, found = set(), set(), set()
     while True:
-        began = time.time()
+        began = time.monotonic()
         end = until() if until else deadline
         candidates = connections(master.pid, ports)
         unknown = set(inode for unused, inode in candidates) - owned - foreign
@@ -302,7 +339,7 @@ def sockets_to(master, ports, seconds=0.0, until=None):
         found.update("{0}:{1}".format(*local) for local, inode in candidates if inode in owned)
         if end is not None and began >= end:
             return sorted(found)
-        time.sleep(max(SAMPLE_EVERY, 4 * (time.time() - began)))
+        time.sleep(max(SAMPLE_EVERY, 4 * (time.monotonic() - began)))
 
 
 def listening(master):

@@ -17,7 +17,7 @@ import tempfile
 
 from ansible_collections.bluegreen.kong.plugins.module_utils import _conf
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import CommandError, KongError
-from ansible_collections.bluegreen.kong.plugins.module_utils._haproxy import replace
+from ansible_collections.bluegreen.kong.plugins.module_utils._files import replace
 
 # A diff must not depend on what a user or the machine has set for git.
 ENVIRONMENT = {"LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "HOME": "/nonexistent"}
@@ -57,7 +57,7 @@ def compare(params, run_command, check_mode):
             "files": [compare_file(name, source, target, git) for name in sorted(set(source.files) | set(target.files))],
             "only_in_source": sorted(set(source.files) - set(target.files)),
             "only_in_target": sorted(set(target.files) - set(source.files)),
-        }
+        }  # type: dict[str, object]
         wanted = []
         if params["patch"]:
             wanted.append(("patch", params["patch"], patch_for(source, target, git), 0o644, str))
@@ -284,14 +284,14 @@ def likeness(one, other, form):
 
 def best_shape(custom, source, target):
     """(shape, likeness, base, kong): what of Kong's the custom template was made from, in source and in target."""
-    found = []
+    found = []  # type: list[tuple]
     for shape in SHAPES:
         for indented in (False, True):
             base, kong = (assembled(shape, tree.files, indented) for tree in (source, target))
             if base is not None and kong is not None:
                 like = likeness(custom, base, squeezed), likeness(custom, base, str)
                 found.append((like, shape, base, kong))
-    (like, unused_exact), shape, base, kong = max(found, key=lambda each: each[0]) if found else ((0, 0), "", "", "")
+    (like, unused_exact), shape, base, kong = max(found, key=lambda each: each[0], default=((0, 0), "", "", ""))
     if not like:
         raise KongError(
             "custom has no line in common with the templates of %s: check that it is an nginx template of Kong, and that "
@@ -338,10 +338,10 @@ def veil_for(custom, kong):
     for line in lines(custom):
         if squeezed(line) not in known and _conf.is_secret("nginx_http_", line):
             hidden.add(line.strip())
-    hidden = sorted(hidden, key=len, reverse=True)
+    longest_first = sorted(hidden, key=len, reverse=True)
 
     def veil(text):
-        for line in hidden:
+        for line in longest_first:
             text = text.replace(line, "%s %s" % (line.split()[0], _conf.MASK))
         return _conf.scrub(text, [])
 

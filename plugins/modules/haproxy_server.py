@@ -163,6 +163,11 @@ options:
     description: Keep a copy of O(conf_file) beside it when it is changed.
     type: bool
     default: true
+  backup_id:
+    description:
+      - Name of the work that a change is part of. Only its first change leaves a copy, C(<conf_file>.<backup_id>~), so that this
+        holds what was there before all of them. By default each call that changes the file leaves one, named by process and time.
+    type: str
   timeout:
     description: The longest time for a connection and for each answer on a socket, in seconds.
     type: int
@@ -464,7 +469,7 @@ conf_files:
       description: Whether HAProxy itself checked it before; null if it did not change.
       type: bool
     backup_file:
-      description: Where the former text is, or null.
+      description: Where the former text is, with O(backup_id) that before the first change; or null.
       type: str
 sessions_cut:
   description: Sessions that were ended because of O(wait.on_timeout=cut).
@@ -520,46 +525,21 @@ elapsed:
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import KongError
 from ansible_collections.bluegreen.kong.plugins.module_utils._haproxy_server import Job
+from ansible_collections.bluegreen.kong.plugins.module_utils._lb_spec import SPEC
 
 
 def main():
     module = AnsibleModule(
-        argument_spec={
-            "sockets": {"type": "list", "elements": "str", "required": True},
-            "servers": {
-                "type": "list", "elements": "dict", "default": [],
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "backend": {"type": "str"},
-                    "weight": {"type": "int"},
-                    "state": {"type": "str", "choices": ["ready", "drain", "maint"]},
-                },
-            },
-            "wait": {
-                "type": "dict",
-                "options": {
-                    "up": {"type": "list", "elements": "str", "default": []},
-                    "sessions_zero": {"type": "list", "elements": "str", "default": []},
-                    "timeout": {"type": "int", "default": 60},
-                    "on_timeout": {"type": "str", "choices": ["fail", "cut"], "default": "fail"},
-                },
-            },
-            "observe": {"type": "float", "default": 0},
-            "observe_stop": {
-                "type": "dict",
-                "options": {
-                    "watch": {"type": "list", "elements": "str", "required": True},
-                    "against": {"type": "list", "elements": "str", "default": []},
-                    "budget": {"type": "float", "default": 0},
-                    "minimum": {"type": "int", "default": 20},
-                },
-            },
-            "state_file": {"type": "list", "elements": "str", "default": []},
-            "conf_file": {"type": "list", "elements": "str", "default": []},
-            "haproxy_executable": {"type": "path"},
-            "backup": {"type": "bool", "default": True},
-            "timeout": {"type": "int", "default": 10},
-        },
+        argument_spec=dict(
+            SPEC,
+            sockets={"type": "list", "elements": "str", "required": True},
+            state_file={"type": "list", "elements": "str", "default": []},
+            conf_file={"type": "list", "elements": "str", "default": []},
+            haproxy_executable={"type": "path"},
+            backup={"type": "bool", "default": True},
+            backup_id={"type": "str"},
+            timeout={"type": "int", "default": 10},
+        ),
         supports_check_mode=True,
     )
     job = Job(module.params, module.run_command, module.check_mode)

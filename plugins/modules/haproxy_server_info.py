@@ -33,6 +33,13 @@ options:
     type: list
     elements: str
     default: []
+  conf_file:
+    description:
+      - The C(haproxy.cfg) files in which M(bluegreen.kong.haproxy_server) is to make weights permanent.
+      - RV(conf_files) tells whether it could.
+    type: list
+    elements: str
+    default: []
   sessions:
     description: Return also each session that these servers have now. This needs level C(operator).
     type: bool
@@ -87,6 +94,29 @@ problems:
   returned: always
   type: list
   elements: str
+conf_files:
+  description: With O(conf_file), one item for each file.
+  returned: when asked for
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: The file.
+      type: str
+    error:
+      description: Why it could not be read, or its folder not be written to; null if nothing is in the way.
+      type: str
+    read:
+      description: Whether it could be read.
+      type: bool
+    servers:
+      description: Servers of the runtime sockets, as C(backend/name), that it names.
+      type: list
+      elements: str
+    problems:
+      description: Which of them it names twice, or in a C(server-template) line, and so cannot be given a weight.
+      type: list
+      elements: str
 sessions:
   description: With O(sessions), one item for each session.
   returned: when asked for
@@ -128,6 +158,7 @@ def main():
             "sockets": {"type": "list", "elements": "str", "required": True},
             "backends": {"type": "list", "elements": "str", "default": []},
             "servers": {"type": "list", "elements": "str", "default": []},
+            "conf_file": {"type": "list", "elements": "str", "default": []},
             "sessions": {"type": "bool", "default": False},
             "on_error": {"type": "str", "choices": ["fail", "report"], "default": "fail"},
             "timeout": {"type": "int", "default": 10},

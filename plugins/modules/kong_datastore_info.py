@@ -5,13 +5,16 @@
 
 DOCUMENTATION = r"""
 module: kong_datastore_info
-short_description: Looks at the PostgreSQL behind Kong
+short_description: Looks at the PostgreSQL or Cassandra behind Kong
 version_added: "0.1.0"
 description:
   - Tells what an upgrade has to know about the database of a Kong cluster. The server and its limits, the role, every
     session, open transactions with their locks on Kong's tables, the tables with their sizes, the number of rows of
     each entity, and the migration state.
   - Sessions can be watched over a time, so that one that comes and goes is seen.
+  - Of a Cassandra it tells the nodes, how many copies of the keyspace there are and whether its nodes agree about the schema, the
+    tables, counts, migration state, and what the role may do. It has no transactions, and who is connected is asked with
+    M(bluegreen.kong.cassandra_node_info).
   - Nothing is changed. No statement of another session is returned, only its kind.
 author:
   - The bluegreen.kong authors (@bluegreen)
@@ -20,15 +23,17 @@ extends_documentation_fragment:
   - bluegreen.kong.attributes.info
   - bluegreen.kong.cli.conf
   - bluegreen.kong.postgres
+  - bluegreen.kong.cassandra
 options:
   gather:
     description:
-      - What to look at. V(counts) reads every row of the entities' tables. V(clients) looks for C(pg_dump) and
-        C(pg_restore) on this host. V(answers) are those to O(queries).
+      - What to look at. V(objects) is whatever is in Kong's schema, V(counts) reads every row of the entities' tables.
+        V(clients) looks for C(pg_dump) and C(pg_restore) on this host. V(answers) are those to O(queries).
+      - Of a Cassandra V(server), V(role), V(tables), V(objects), V(counts), V(migrations) and V(answers); others are left out.
     type: list
     elements: str
-    choices: [server, role, sessions, transactions, tables, counts, migrations, clients, answers]
-    default: [server, role, sessions, transactions, tables, counts, migrations, clients, answers]
+    choices: [server, role, sessions, transactions, tables, objects, counts, migrations, clients, answers]
+    default: [server, role, sessions, transactions, tables, objects, counts, migrations, clients, answers]
   duration:
     description:
       - Seconds over which the sessions are watched, ten looks in each. V(0) is one look.
@@ -51,9 +56,11 @@ options:
     description:
       - Questions of your own, by name, each a dictionary of C(sql), a C(SELECT) with one column called C(found), and C(needs), a
         list of C(table.column) without which it is not asked. They run in transactions that cannot write.
+      - A Cassandra is asked those that have a C(cql) as well, in which C({keyspace}) stands for its keyspace.
     type: dict
 seealso:
   - module: bluegreen.kong.kong_migrations_info
+  - module: bluegreen.kong.cassandra_node_info
 """
 
 EXAMPLES = r"""
@@ -70,6 +77,13 @@ EXAMPLES = r"""
       paths:
         sql: SELECT name || path AS found FROM services WHERE path IS NOT NULL
         needs: [services.name, services.path]
+  register: database
+
+- name: Look at a Cassandra
+  bluegreen.kong.kong_datastore_info:
+    cassandra_contact_points: [10.0.0.11, 10.0.0.12]
+    cassandra_keyspace: kong
+    gather: [server, role, migrations]
   register: database
 
 - name: Watch who is connected for 12 seconds
@@ -89,9 +103,60 @@ datastore:
   returned: success
   type: dict
   contains:
-    driver:
-      description: What was used to log in, V(psycopg), V(psycopg2) or V(psql).
+    kind:
+      description: V(postgres) or V(cassandra).
       type: str
+    driver:
+      description: What was used to log in, V(psycopg), V(psycopg2), V(psql) or V(cassandra-driver).
+      type: str
+    contact_points:
+      description: Of a Cassandra. The nodes that were asked.
+      type: list
+      elements: str
+    keyspace:
+      description: Of a Cassandra. The keyspace that holds Kong's tables.
+      type: str
+    cluster_name:
+      description: Of a Cassandra. Name of the cluster.
+      type: str
+    nodes:
+      description: Of a Cassandra. All nodes of the cluster.
+      type: list
+      elements: dict
+      contains:
+        address:
+          description: Where its clients find it.
+          type: str
+        datacenter:
+          description: Its datacenter. C(rack) stands beside it.
+          type: str
+        version:
+          description: Version of Cassandra.
+          type: str
+        host_id:
+          description: Its id in the cluster.
+          type: str
+        schema_version:
+          description: Version of the schema that it has; the same on all nodes that agree.
+          type: str
+        answers:
+          description: Whether it takes a connection from the host that asked.
+          type: bool
+    replication:
+      description:
+        - Of a Cassandra. C(class), and C(factors), the copies in each datacenter, V(*) with SimpleStrategy; null without the keyspace.
+      type: dict
+      sample: {"class": "NetworkTopologyStrategy", "factors": {"dc1": 3}}
+    schema_agreed:
+      description: Of a Cassandra. Whether all nodes have the same version of the schema.
+      type: bool
+    permissions:
+      description: >-
+        Of a Cassandra. What the role may do to the keyspace; null for one that may do everything, and, with a warning, where that cannot
+        be read.
+      type: list
+      elements: str
+      sample: [ALTER, CREATE, DROP, MODIFY, SELECT]
     host:
       description: The host that was connected to.
       type: str
@@ -111,7 +176,7 @@ datastore:
       description: The role that Kong logs in as.
       type: str
     server_version:
-      description: Version as the server spells it.
+      description: Version as the server spells it; of a Cassandra that of its oldest node.
       type: str
       sample: "17.10"
     server_version_num:
@@ -146,13 +211,14 @@ datastore:
       type: bool
     identity:
       description:
-        - The same for the same database and schema, by whatever name it is reached; null before PostgreSQL 9.6.
+        - The same for the same database and schema, or keyspace, by whatever name it is reached; null before PostgreSQL 9.6, and
+          for a keyspace without Kong's tables.
       type: str
     epoch:
       description: The server's clock, in seconds.
       type: float
     bytes:
-      description: Size of the whole database.
+      description: Size of the whole database; of a Cassandra that of one copy of the keyspace, as one node estimates it.
       type: int
     superuser:
       description: Whether the role that was logged in as is a superuser.
@@ -163,6 +229,9 @@ datastore:
     role_encryption:
       description: How the password of Kong's role is stored, V(md5), V(scram), V(plain) or V(none); null if hidden.
       type: str
+    database_create:
+      description: Whether the role that was logged in as may create schemas in the database.
+      type: bool
     schema_owner:
       description: Owner of the schema; null if there is no such schema.
       type: str
@@ -273,6 +342,20 @@ datastore:
         owner:
           description: Owner of the table.
           type: str
+    objects:
+      description: Whatever is in the schema, but for what belongs to an extension or to another object. Empty for a fresh one.
+      type: list
+      elements: dict
+      contains:
+        kind:
+          description: V(table), V(view), V(materialized view), V(foreign table), V(sequence), V(function) or V(type).
+          type: str
+        name:
+          description: Its name.
+          type: str
+        identity:
+          description: How a statement calls it, with its schema.
+          type: str
     counts:
       description:
         - Rows of each table that holds configuration, exactly; null for one that may not be read. Tables whose rows
@@ -306,7 +389,7 @@ datastore:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bluegreen.kong.plugins.module_utils import _datastore, _postgres
+from ansible_collections.bluegreen.kong.plugins.module_utils import _cassandra, _conf, _datastore, _migrate, _ring
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import KongError
 
 
@@ -326,10 +409,11 @@ def main():
         "dump_dir": {"type": "path"},
         "queries": {"type": "dict"},
     }
-    spec.update(_postgres.options())
+    spec.update(_migrate.database_options())
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     try:
-        found, warnings = _datastore.look(module.params, module.run_command)
+        on_cassandra = _migrate.driver(module.params, _conf.load(module.params["conf"])[0]) is _cassandra
+        found, warnings = (_ring if on_cassandra else _datastore).look(module.params, module.run_command)
     except KongError as error:
         module.fail_json(**error.result())
     for warning in warnings:

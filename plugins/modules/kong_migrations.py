@@ -15,14 +15,17 @@ description:
   - The command runs in a process group of its own. While it runs, the database is watched; when sessions of others wait
     behind it for longer than O(block_timeout), its statements are cancelled in the server and its processes ended, so
     that the running nodes go on to answer.
+  - On Cassandra, whose nodes each keep the schema for themselves, they must agree about it before the command begins and
+    after it has ended; both is waited for, as long as C(cassandra_schema_consensus_timeout) of Kong's configuration says.
   - C(kong migrations reset) and the option C(--force) cannot be reached with this module, and a bootstrap only on a
-    schema without a single table.
+    schema or keyspace that holds nothing.
 author:
   - The bluegreen.kong authors (@bluegreen)
 extends_documentation_fragment:
   - bluegreen.kong.attributes
   - bluegreen.kong.cli
   - bluegreen.kong.postgres
+  - bluegreen.kong.cassandra
 attributes:
   check_mode:
     support: full
@@ -37,10 +40,12 @@ options:
         the older version go on to work.
       - V(finished) runs C(kong migrations finish) if there are pending migrations. After it
         nodes of the older version must not run any more, and there is no way back but a restore.
-      - V(bootstrapped) runs C(kong migrations bootstrap) on a schema that holds no table, and is content with one that
-        has been bootstrapped. It is refused when there are tables without C(schema_meta).
+      - V(bootstrapped) runs C(kong migrations bootstrap) on a schema or keyspace that holds nothing, and is content with
+        one that has been bootstrapped. It is refused when there is anything without C(schema_meta).
+      - V(apis_migrated) runs C(kong migrations migrate-apis) of 1.5 on the database of a 0.14.1 that has rows in C(apis), before
+        V(up). Kong exits with 0 whatever it left, so the rows are counted before and after, and an api that is left is an error.
     type: str
-    choices: [bootstrapped, up, finished]
+    choices: [apis_migrated, bootstrapped, up, finished]
     required: true
   db_timeout:
     description:
@@ -76,22 +81,38 @@ options:
     type: str
     choices: [fail, finish]
     default: fail
+  interrupted:
+    description:
+      - What to do, with O(state=bootstrapped), when only a part of the migrations has run. A bootstrap that was killed
+        leaves that behind, and Kong's own C(bootstrap) does nothing then. An older version leaves the same.
+      - V(fail) fails and lists what has not run.
+      - V(complete) runs what is missing with C(finish), C(up) and C(finish), but only while no table holds
+        configuration. Use it only where you know that a bootstrap was begun.
+    type: str
+    choices: [fail, complete]
+    default: fail
   block_timeout:
     description:
       - Seconds that sessions of others may wait behind the command before it is ended. V(0) lets them wait as long as
         it takes.
+      - On Cassandra nobody waits for a migration, and this has no effect.
     type: float
     default: 2
   max_transaction_age:
     description:
       - Nothing is begun while another session has held a lock on one of Kong's tables in a transaction for longer than
         this many seconds. V(0) begins all the same.
+      - On Cassandra there are no such locks, and this has no effect.
     type: float
     default: 10
 notes:
   - Run it on one host only, with the configuration of a node of the version that the database is to be made for.
   - Only with a look into the database can it be told who holds the lock and whether nodes are blocked. Where neither
-    psycopg, psycopg2 nor C(psql) is there, O(block_timeout) and O(max_transaction_age) must both be set to V(0).
+    psycopg, psycopg2 nor C(psql) is there, O(block_timeout) and O(max_transaction_age) must both be set to V(0). On
+    Cassandra the command is run without cassandra-driver as well, but then nobody sees whether the nodes agree.
+  - On Cassandra a migration is a series of statements and no transaction. When an C(up) was interrupted, its lock stays
+    until it runs out, which is waited for; what it had begun is pending or new, and O(pending_and_new) says how to go on.
+    Columns that are there already are passed over by Kong with a warning on standard error.
   - The sessions of the command in the server are recognised by the addresses of its sockets. Behind a pooler or an
     address translation the one session of the same role that holds or awaits an exclusive lock on Kong's tables, in a
     transaction that began after the command, is taken for it; where there are several, only the processes are ended.
@@ -115,6 +136,22 @@ EXAMPLES = r"""
     lock_timeout: 3600
   run_once: true
 
+- name: Make services and routes of the apis of 0.14.1, before up
+  bluegreen.kong.kong_migrations:
+    state: apis_migrated
+    executable: /opt/kong-1.5.1/bin/kong
+    conf: /etc/kong/kong.conf
+  run_once: true
+
+- name: Give up at once when somebody else migrates the keyspace
+  bluegreen.kong.kong_migrations:
+    state: up
+    conf: /etc/kong/kong.conf
+    foreign_lock: fail
+    cassandra_contact_points: [10.0.0.11, 10.0.0.12]
+    cassandra_keyspace: kong
+  run_once: true
+
 - name: Prepare an empty database
   bluegreen.kong.kong_migrations:
     state: bootstrapped
@@ -136,6 +173,27 @@ ran:
   returned: always
   type: dict
   sample: {"core": ["009_200_to_210", "010_210_to_211"]}
+apis:
+  description: What became of the apis of 0.14.1, by a count of rows before and after.
+  returned: with O(state=apis_migrated), when the database could be read
+  type: dict
+  contains:
+    before:
+      description: Rows of the tables C(apis), C(services) and C(routes).
+      type: dict
+      sample: {"apis": 2, "services": 1, "routes": 3}
+    after:
+      description: The same after it; as before in check mode.
+      type: dict
+      sample: {"apis": 0, "services": 3, "routes": 5}
+    migrated:
+      description: Names of the apis that have become services and routes, ids of those without a name.
+      type: list
+      elements: str
+    left:
+      description: The apis that are left, each with C(name) and C(why).
+      type: list
+      elements: dict
 waited:
   description: Seconds that were spent on waiting for another holder of the migration lock.
   returned: always
@@ -209,14 +267,14 @@ stderr:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bluegreen.kong.plugins.module_utils import _migrate, _postgres
+from ansible_collections.bluegreen.kong.plugins.module_utils import _migrate
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import KongError
 
 
 def main():
     """Entry point."""
     spec = {
-        "state": {"type": "str", "choices": ["bootstrapped", "up", "finished"], "required": True},
+        "state": {"type": "str", "choices": ["apis_migrated", "bootstrapped", "up", "finished"], "required": True},
         "executable": {"type": "path"},
         "conf": {"type": "path"},
         "prefix": {"type": "path"},
@@ -224,11 +282,12 @@ def main():
         "lock_timeout": {"type": "int", "default": 600},
         "foreign_lock": {"type": "str", "choices": ["wait", "fail"], "default": "wait"},
         "foreign_lock_timeout": {"type": "int", "default": 660},
+        "interrupted": {"type": "str", "choices": ["fail", "complete"], "default": "fail"},
         "pending_and_new": {"type": "str", "choices": ["fail", "finish"], "default": "fail"},
         "block_timeout": {"type": "float", "default": 2},
         "max_transaction_age": {"type": "float", "default": 10},
     }
-    spec.update(_postgres.options())
+    spec.update(_migrate.database_options())
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     _migrate.clean_up_when_told_to_end()
     failed = False

@@ -19,6 +19,7 @@ extends_documentation_fragment:
   - bluegreen.kong.attributes.info
   - bluegreen.kong.cli
   - bluegreen.kong.postgres
+  - bluegreen.kong.cassandra
 options:
   source:
     description:
@@ -58,6 +59,18 @@ EXAMPLES = r"""
     login_db: kong
     login_user: kong
     login_password: "{{ kong_pg_password }}"
+  register: state
+  until: not state.migrations.lock
+  retries: 60
+  delay: 2
+
+- name: The same on Cassandra
+  bluegreen.kong.kong_migrations_info:
+    source: database
+    cassandra_contact_points: [10.0.0.11, 10.0.0.12]
+    cassandra_keyspace: kong
+    cassandra_username: kong
+    cassandra_password: "{{ kong_cassandra_password }}"
   register: state
   until: not state.migrations.lock
   retries: 60
@@ -114,7 +127,7 @@ migrations:
 """
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.bluegreen.kong.plugins.module_utils import _migrate, _postgres
+from ansible_collections.bluegreen.kong.plugins.module_utils import _migrate
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import KongError
 
 
@@ -127,7 +140,7 @@ def main():
         "prefix": {"type": "path"},
         "known": {"type": "dict"},
     }
-    spec.update(_postgres.options())
+    spec.update(_migrate.database_options())
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     try:
         state, warnings = _migrate.info(module.params, module.run_command)

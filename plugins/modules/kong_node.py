@@ -33,17 +33,27 @@ options:
       - Without it, the unit is found from the control group of the running process; where none runs, from the unit files
         that name its prefix or command.
     type: str
+  nginx_conf:
+    description:
+      - The nginx template of your own that the node is checked, started and reloaded with, C(--nginx-conf).
+      - Without it, the one that C(ExecStart=) of the unit names. Where neither does, and the nginx.conf in the prefix is not what
+        Kong's own template gives, a start and a reload are refused, since Kong would replace it.
+    type: path
   state:
     description:
       - V(checked) writes O(settings) and has Kong check them. Nothing is started, and the database is not touched.
+      - With C(database = off), V(checked) also has C(kong config parse) read the declarative configuration that the node would load.
       - V(started) starts the node if it does not run, and waits until it is really ready; its process is there, it
         reaches its database, requests go through its proxy, and the version is right. A node that runs already has to
         prove the same.
       - V(reloaded) makes a running node take its configuration, if it runs with something else. Kong up to 2.2 does not
         read the file on a reload, so there the settings are passed by environment.
+      - V(refreshed) makes a running node read its services, routes and plugins from the database anew, by new workers with the
+        configuration that it runs with; requests in flight are finished by the old ones. It always does so, and is for a
+        change of the database that the node has not heard of. No setting is written.
       - V(stopped) lets the node finish its requests and end. With O(fenced=true) it cannot be started again.
     type: str
-    choices: [checked, started, reloaded, stopped]
+    choices: [checked, started, reloaded, refreshed, stopped]
     default: started
   settings:
     description:
@@ -99,10 +109,17 @@ options:
   require_version:
     description: The version that the command and the running node have to be.
     type: str
+  upgrade:
+    description:
+      - With O(state=reloaded), whether the command may be of another version than the node, which then runs that version.
+      - A reload keeps the old nginx binary, so this is right only where both versions need the same build of OpenResty.
+    type: bool
+    default: false
   admin_listen_closed:
     description:
       - Whether the Admin API has to be shut. The node must run with C(admin_listen=off), and must not accept connections
         where its configuration had the Admin API before.
+      - A control plane of hybrid mode, which Kong does not start with C(admin_listen=off), must have it on loopback alone.
     type: bool
     default: false
   admin_listen_open:
@@ -242,7 +259,8 @@ def main():
             conf=dict(type="path"),
             prefix=dict(type="path"),
             unit=dict(type="str"),
-            state=dict(type="str", choices=["checked", "started", "reloaded", "stopped"], default="started"),
+            nginx_conf=dict(type="path"),
+            state=dict(type="str", choices=["checked", "started", "reloaded", "refreshed", "stopped"], default="started"),
             settings=dict(type="dict", default={}),
             secret_settings=dict(type="dict", default={}, no_log=True),
             purge_settings=dict(type="bool", default=False),
@@ -260,6 +278,7 @@ def main():
                 ),
             ),
             require_version=dict(type="str"),
+            upgrade=dict(type="bool", default=False),
             admin_listen_closed=dict(type="bool", default=False),
             admin_listen_open=dict(type="bool", default=False),
             quit_timeout=dict(type="int", default=60),
@@ -273,7 +292,8 @@ def main():
     # A secret that was put among the plain settings is none the less one.
     module.no_log_values.update(_conf.secret_values(options["settings"]))
     try:
-        gateway = Gateway(module.run_command, options["executable"], options["conf"], options["prefix"], options["unit"])
+        places = [options[name] for name in ("executable", "conf", "prefix", "unit")]
+        gateway = Gateway(module.run_command, *places, nginx_conf=options["nginx_conf"])
         result = NodeState(gateway, options, module.check_mode).ensure()
     except KongError as error:
         result = dict(error.result(), failed=True)

@@ -7,6 +7,8 @@ DOCUMENTATION = r"""
 module: kong_upgrade_report
 short_description: Write the report of an upgrade run
 version_added: "0.1.0"
+seealso:
+  - module: bluegreen.kong.kong_upgrade_run
 author: The bluegreen.kong authors (@bluegreen)
 description:
   - Writes a report as HTML, Markdown and JSON into a folder on the controller, each in one step.

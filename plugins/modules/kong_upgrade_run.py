@@ -7,6 +7,8 @@ DOCUMENTATION = r"""
 module: kong_upgrade_run
 short_description: Lock and record of an upgrade run
 version_added: "0.1.0"
+seealso:
+  - module: bluegreen.kong.kong_upgrade_report
 author: The bluegreen.kong authors (@bluegreen)
 description:
   - Keeps the lock of an upgrade run on a host, so that a second run at the same time is refused and told who holds it.
@@ -48,7 +50,9 @@ options:
     description: The C(run_id) of a holder that is known to have ended; its lock is taken at once.
     type: str
   remember:
-    description: Values for the record. What the record already has under a key stays as it is.
+    description:
+      - Values for the record. What the record already has under a key stays as it is.
+      - Nothing is remembered for one who does not hold the lock.
     type: dict
     default: {}
   forget:

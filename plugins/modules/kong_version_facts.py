@@ -15,7 +15,7 @@ description:
     yet, and another process that got the same number later, are not taken for it.
   - A host without Kong is no failure. What could not be found stands in RV(ansible_facts.kong_gateway.errors), so that
     a play can gather the problems of all hosts first.
-  - Secrets are masked.
+  - Secrets are masked, and so are settings that Kong does not know and whose name is nearly that of a secret, such as C(pg_pasword).
 extends_documentation_fragment:
   - bluegreen.kong.attributes
   - bluegreen.kong.attributes.info
@@ -52,9 +52,14 @@ options:
     type: bool
     default: true
   gather_host:
+    description: Whether to look at the host too, for what an upgrade has to know of it.
+    type: bool
+    default: false
+  gather_candidates:
     description:
-      - Whether to look at the host too, for what an upgrade has to know of it. Package managers are asked for what they have at
-        hand; nothing is fetched.
+      - With O(gather_host), whether to ask the package manager too which versions of package kong it offers.
+      - apt is asked for what is in its present lists. dnf and yum fetch the metadata of the repositories whose definition names
+        Kong, or of all where none does, into a folder that is removed afterwards; nothing else is changed.
     type: bool
     default: false
 seealso:
@@ -113,6 +118,14 @@ ansible_facts:
           returned: always
           type: dict
           sample: {nginx: 1.19.9, ngx_lua: 0.10.20, lua: LuaJIT 2.1.0-beta3}
+        nginx:
+          description:
+            - The nginx that a start would find where Kong looks for it, C(path), and C(kong_module), whether
+              lua-kong-nginx-module is built into it. None where a node runs, and where none is found, as with a C(kong) command
+              that brings a search path of its own.
+          returned: always
+          type: dict
+          sample: {path: /usr/local/openresty/nginx/sbin/nginx, kong_module: true}
         conf:
           description: Configuration file; none if there is none.
           returned: always
@@ -233,14 +246,15 @@ ansible_facts:
               sample: {name: kong, version: 2.1.4, manager: dpkg}
             candidates:
               description: >-
-                C(versions) of the package kong that the lists of apt (C(manager)) offer; asked only where no C(kong) command is found.
+                C(versions) of the package kong that the package manager (C(manager)) V(apt), V(dnf) or V(yum) offers; none where it
+                cannot tell. With O(gather_candidates).
               type: dict
             repositories:
               description: Lines of the repositories' files that name Kong's packages, C(path) and C(text), without credentials.
               type: list
               elements: dict
             files:
-              description: Every setting that names a file, with C(path) and C(exists), which is none where it cannot be seen.
+              description: Every setting that names a file, with C(path), C(owner) and C(exists), which is none where it cannot be seen.
               type: dict
             memory_bytes:
               description: Memory of the host.
@@ -309,6 +323,7 @@ def main():
             sample_sockets=dict(type="float", default=0),
             ask_status=dict(type="bool", default=True),
             gather_host=dict(type="bool", default=False),
+            gather_candidates=dict(type="bool", default=False),
         ),
         supports_check_mode=True,
     )
@@ -321,6 +336,7 @@ def main():
             options["sample_sockets"],
             ask_status=options["ask_status"],
             host=options["gather_host"],
+            candidates=options["gather_candidates"],
         )
     except KongError as error:
         module.fail_json(**error.result())

@@ -145,8 +145,9 @@ options:
     default: 0
   observe_stop:
     description:
-      - End O(observe) early when some servers fail more requests than others do in the same time. It is looked at once a
-        second. The module does not fail; RV(window) says why it was ended. Without O(commands.counters) it has no effect.
+      - End O(observe) early when some servers fail more requests than others do in the same time, by O(commands.counters). A watched
+        server that O(commands.up) twice finds not up ends it in any case. It is looked at once a second. The module does not fail;
+        RV(window) says why it was ended.
     type: dict
     suboptions:
       watch:
@@ -316,13 +317,16 @@ elapsed:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import KongError
-from ansible_collections.bluegreen.kong.plugins.module_utils._lb_command import Job
+from ansible_collections.bluegreen.kong.plugins.module_utils._lb import Job
+from ansible_collections.bluegreen.kong.plugins.module_utils._lb_command import Commands
+from ansible_collections.bluegreen.kong.plugins.module_utils._lb_spec import SPEC
 
 
 def main():
     module = AnsibleModule(
-        argument_spec={
-            "commands": {
+        argument_spec=dict(
+            SPEC,
+            commands={
                 "type": "dict", "required": True,
                 "options": {
                     "weights": {"type": "raw", "required": True},
@@ -335,40 +339,13 @@ def main():
                     "up": {"type": "raw"},
                 },
             },
-            "backends": {"type": "list", "elements": "str", "default": ["default"]},
-            "servers": {
-                "type": "list", "elements": "dict", "default": [],
-                "options": {
-                    "name": {"type": "str", "required": True},
-                    "backend": {"type": "str"},
-                    "weight": {"type": "int"},
-                    "state": {"type": "str", "choices": ["ready", "drain", "maint"]},
-                },
-            },
-            "wait": {
-                "type": "dict",
-                "options": {
-                    "up": {"type": "list", "elements": "str", "default": []},
-                    "sessions_zero": {"type": "list", "elements": "str", "default": []},
-                    "timeout": {"type": "int", "default": 60},
-                    "on_timeout": {"type": "str", "choices": ["fail", "cut"], "default": "fail"},
-                },
-            },
-            "observe": {"type": "float", "default": 0},
-            "observe_stop": {
-                "type": "dict",
-                "options": {
-                    "watch": {"type": "list", "elements": "str", "required": True},
-                    "against": {"type": "list", "elements": "str", "default": []},
-                    "budget": {"type": "float", "default": 0},
-                    "minimum": {"type": "int", "default": 20},
-                },
-            },
-            "command_timeout": {"type": "int", "default": 30},
-        },
+            backends={"type": "list", "elements": "str", "default": ["default"]},
+            command_timeout={"type": "int", "default": 30},
+        ),
         supports_check_mode=True,
     )
-    job = Job(module.params, module.check_mode)
+    params = module.params
+    job = Job(params, Commands(params["commands"], params["backends"], params["command_timeout"]), module.check_mode)
     try:
         result = job.result()
     except KongError as error:

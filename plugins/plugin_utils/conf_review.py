@@ -43,7 +43,13 @@ def review(settings: dict, source: str, target: str) -> dict:
             by = by or old
             values = {new: carried(new, value, given) for new in by}
             found["renamed" if old is None else "deprecated"].append(
-                {"key": key, "by": by, "value": value, "do": what_to_do(key, values, given, target)}
+                {
+                    "key": key,
+                    "by": by,
+                    "value": value,
+                    "done": None not in values.values(),
+                    "do": what_to_do(key, values, given, target),
+                }
             )
             if None in values.values() and not set(by) & set(given):
                 proposed[key] = value
@@ -82,9 +88,9 @@ def shown(settings, *versions):
 
 
 def difference(before, after, before_name, after_name):
-    """The unified difference between two settings, each written as a kong.conf; empty where they are the same."""
+    """The unified difference between two settings, each written as a kong.conf, with every line; empty where they are the same."""
     texts = [_conf.render(settings).splitlines(True) for settings in (before, after)]
-    return "".join(difflib.unified_diff(*texts, before_name, after_name))
+    return "".join(difflib.unified_diff(*texts, before_name, after_name, n=max(map(len, texts))))
 
 
 def renamed(key, source, target):

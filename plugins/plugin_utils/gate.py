@@ -6,10 +6,7 @@
 
 from __future__ import annotations
 
-# What HAProxy counts against a server and a client may have felt: answers of the 5xx class, requests that could not
-# connect to it, and answers that were cut or invalid (HAProxy management guide, 9.1 "CSV format").
-FAILURES = ("hrsp_5xx", "econ", "eresp")
-ANSWERS = ("hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx", "hrsp_other")
+from ansible_collections.bluegreen.kong.plugins.module_utils import _haproxy
 
 
 def tally(windows: list[dict], names: set[str], backends: list[str]) -> dict:
@@ -32,9 +29,8 @@ def tally(windows: list[dict], names: set[str], backends: list[str]) -> dict:
                 requests += int(counters["requests"])
                 failures += int(counters["failures"])
                 continue
-            unanswered = int(counters.get("econ") or 0) + int(counters.get("eresp") or 0)
-            requests += sum(int(counters.get(key) or 0) for key in ANSWERS) + unanswered
-            failures += sum(int(counters.get(key) or 0) for key in FAILURES)
+            requests += _haproxy.answered(counters)
+            failures += _haproxy.failures(counters)
     return {
         "requests": requests,
         "failures": failures,

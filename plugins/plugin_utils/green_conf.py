@@ -4,7 +4,7 @@
 
 """kong.conf of green out of what blue has set: what is handed on, under which name, and what the operator has to say. Pure.
 
-The survey and Findings are those of plan.py.
+The survey is that of plan.py, Findings those of findings.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from ansible_collections.bluegreen.kong.plugins.module_utils._errors import Conf
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import conf_review, knowledge
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import MASK, OF_ONE_NODE, effective
 
+LOOPBACK_ADMIN = "127.0.0.1:8001, 127.0.0.1:8444 ssl"
 LOCAL_STATUS = "127.0.0.1:8100"
+# Where the Admin API of a control plane is until finish: Kong starts none without (conf_loader of every version that has hybrid
+# mode), so it is out of reach from elsewhere, and no tool knows the port.
+LOCAL_ADMIN = "127.0.0.1:8101"
 
 
 def settings_of_blue(survey, source, target, found):
@@ -69,9 +73,10 @@ def drifted(host, gateway, found):
                 )
 
 
-def conf_ahead(survey, blue, settings, source, target, found):
+def conf_ahead(survey, blue, settings, later, source, target, found):
     """What becomes of blue's kong.conf: the lists of conf_review.review, each entry with the hosts it concerns, and the difference between
-    the first blue node's and the first green node's, or, without green, what is proposed for it. None where nothing is known."""
+    the first blue node's and the first green node's, or, without green, what is proposed for it, until finish and after it. None where
+    nothing is known. later: what the Admin API of each green host listens on after finish."""
     if not blue["reviews"]:
         return None
     result = {}
@@ -79,6 +84,8 @@ def conf_ahead(survey, blue, settings, source, target, found):
         entries = {}
         for hosts, review in blue["reviews"]:
             for entry in review[name]:
+                if name == "changed_defaults" and entry["key"] in OF_ONE_NODE:
+                    continue  # not handed on: green gets values of its own, which are written down
                 same = entries.setdefault((entry["key"], entry["do"]), dict(entry, hosts=[]))
                 same["hosts"] += hosts
         result[name] = list(entries.values())
@@ -94,9 +101,11 @@ def conf_ahead(survey, blue, settings, source, target, found):
         after = conf_review.shown(settings[green], target) if green else review["proposed"]
     except ConfError as error:
         found.block(green, str(error), "correct kong_upgrade_settings")
-        return dict(result, diff="")
+        return dict(result, diff="", diff_finished="")
     names = ("what %s runs with, Kong %s" % (first, source), "kong.conf of %s, Kong %s" % (green or "green", target))
     result["diff"] = conf_review.difference(before, after, *names)
+    opened = dict(after, admin_listen=later[green]) if green else after
+    result["diff_finished"] = conf_review.difference(before, opened, *names)
     return result
 
 
@@ -150,7 +159,7 @@ def settings_of_green(host, survey, blue, target, found):
     own = (survey["hosts"][host].get("gateway") or {}).get("settings") or {}
     if survey["hosts"][host]["install"] != "tasks":
         for key in sorted(blue["secrets"] - secret - set(overrides) - set(own)):
-            if not target or knowledge.key_exists(target, key):
+            if target and knowledge.key_exists(target, key):
                 found.block(
                     host,
                     "no %s for green, while blue has one" % key,
@@ -174,3 +183,20 @@ def own_words(host, gateway):
     words = {host, gateway.get("nodename"), (gateway.get("prefix") or "").rstrip("/")}
     words.update(a for a in gateway.get("own_addresses") or [] if a not in ("127.0.0.1", "::1"))
     return {word for word in words if word and len(word) > 3}
+
+
+def admin_listen_later(host, survey):
+    """What green's Admin API listens on after finish: what green's or blue's configuration had, else loopback."""
+    for name in [host] + survey["groups"]["blue"]:
+        seen = survey["hosts"].get(name) or {}
+        gateway = seen.get("gateway") or {}
+        value = (seen.get("settings") or {}).get("admin_listen") if name == host else None
+        value = (
+            value
+            or (gateway.get("settings") or {}).get("admin_listen")
+            or ((gateway.get("node") or {}).get("settings") or {}).get("admin_listen")
+        )
+        own = own_words(name, gateway) if name != host else set()
+        if value and str(value).strip() != "off" and not any(word in str(value) for word in own):
+            return value
+    return LOOPBACK_ADMIN

@@ -9,9 +9,10 @@ Pure functions. What is not known (a host fact, a query that did not run) leads 
 
 from __future__ import annotations
 
+import difflib
 import re
 
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import knowledge, legacy, new_keyspace, releases, state
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.settings import effective, words
 from ansible_collections.bluegreen.kong.plugins.plugin_utils.templates import missing_in_template
 
@@ -22,9 +23,10 @@ SHOWN = 5  # places that are named of one hazard
 
 
 def queries(source, target) -> dict:
-    """name -> {sql, needs} of the questions that the detectors have for the database; see kong_datastore_info, option queries."""
+    """name -> {sql, needs}, with cql where Cassandra can be asked too, of the detectors' questions; see kong_datastore_info, queries."""
     names = "SELECT string_agg(DISTINCT name, ',') AS found FROM plugins"
-    found = {"plugins": {"sql": names, "needs": ["plugins.name"]}}
+    cql = "SELECT name AS found FROM {keyspace}.plugins"
+    found = {"plugins": {"sql": names, "cql": cql, "needs": ["plugins.name"]}, **legacy.queries(target)}
     for name, entry in knowledge.hazards(source, target).items():
         for number, detector in enumerate(entry.get("detect", [])):
             if "sql" in detector:
@@ -38,7 +40,8 @@ def find(nodes, database, source, target, green, green_nodes=None) -> dict:
     nodes: {host: kong_gateway} of blue, as kong_version_facts tells it. database: answer of kong_datastore_info, with
     `answers` to queries(). green: {property: value} that the operator sets for green, by which a hazard can be settled.
     green_nodes: {host: kong_gateway} of the green hosts on which Kong is still to be installed; None where there is no green.
-    A hazard is {id, severity, where, what, do, source}; a question {id, ask, source}.
+    A hazard is {id, severity, where, what, do, lasting, source, until}; a question {id, ask, source, until}. until: the migration
+    command up to which it matters, up or finish.
     """
     cluster = Cluster(nodes, database, source, target, green, green_nodes)
     hazards, checklist = [], []
@@ -47,7 +50,7 @@ def find(nodes, database, source, target, green, green_nodes=None) -> dict:
             continue
         if "ask" in entry:
             if "if" not in entry or cluster.places(name, 0, entry["if"]):
-                checklist.append({"id": name, "ask": entry["ask"].strip(), "source": entry["source"]})
+                checklist.append(asked(name, entry, entry["ask"].strip()))
             continue
         places = {}
         for number, detector in enumerate(entry["detect"]):
@@ -56,8 +59,16 @@ def find(nodes, database, source, target, green, green_nodes=None) -> dict:
         if places:
             only_blue = green_nodes is None and any(set(OF_GREEN) & set(detector) for detector in entry["detect"])
             hazards.append(told(name, dict(entry, severity="info") if only_blue else entry, places))
+        elif cluster.kind == "cassandra" and any("sql" in detector for detector in entry["detect"]):
+            ask = "cannot be looked for on Cassandra: %s; if so: %s" % (entry["summary"].strip(), entry["action"].strip())
+            checklist.append(asked(name, entry, ask))
     hazards.sort(key=lambda hazard: SEVERITIES.index(hazard["severity"]))
     return {"hazards": hazards, "checklist": checklist}
+
+
+def asked(name, entry, ask) -> dict:
+    """One question to a person."""
+    return {"id": name, "ask": ask, "source": entry["source"], "until": entry.get("until", "up")}
 
 
 def told(name, entry, places) -> dict:
@@ -70,7 +81,10 @@ def told(name, entry, places) -> dict:
         "where": ", ".join(hosts) or "database",
         "what": "%s (found: %s)" % (entry["summary"].strip(), "; ".join(shown)),
         "do": entry["action"].strip(),
+        # What lies in the version alone is gone once another one runs, and what green's settings end once they do: nothing to accept.
+        "lasting": not all("source_below" in detector for detector in entry["detect"]) and "unless" not in entry,
         "source": entry["source"],
+        "until": entry.get("until", "up"),
     }
 
 
@@ -117,10 +131,12 @@ class Cluster:
             return {"password_encryption = %s" % how: []} if how == detector["password_encryption"] else {}
         if "server_too_old" in detector:
             version = self.database.get("server_version")
-            old = version and knowledge.compare(version, knowledge.datastore_minimum(self.target)) < 0
-            return {"PostgreSQL %s" % version: []} if old else {}
+            kind = self.kind if self.kind in knowledge.DATASTORES else "postgres"
+            old = version and knowledge.compare(version, knowledge.datastore_minimum(self.target, kind)) < 0
+            return {"%s %s" % ({"postgres": "PostgreSQL", "cassandra": "Cassandra"}[kind], version): []} if old else {}
         if "plugins_not_loaded" in detector:
-            return {"plugin %s" % name: [] for name in sorted(self.in_use() - self.loaded_by_green())}
+            missing = self.in_use() - self.loaded_by_green() - knowledge.plugins_told_by_name(self.source, self.target)
+            return {"plugin %s" % name: [] for name in sorted(missing)}
         found = {}
         nodes = self.nodes if self.green_nodes is None or not set(OF_GREEN) & set(detector) else self.green_nodes
         for host, node in nodes.items():
@@ -138,6 +154,9 @@ class Cluster:
         if "path_missing" in detector:
             entry = (facts.get("files") or {}).get(detector["path_missing"])
             return [entry["path"]] if entry and entry["exists"] is False else []
+        if "files_of" in detector:
+            files = sorted((facts.get("files") or {}).items())
+            return ["%s = %s" % (key, file["path"]) for key, file in files if file["owner"] == detector["files_of"]]
         if "custom_plugins" in detector:
             return ["plugin %s" % plugin for plugin in self.custom_plugins(settings, facts, detector["custom_plugins"])]
         if "os" in detector or "os_not_in" in detector:
@@ -197,7 +216,7 @@ class Cluster:
 
     def custom_plugins(self, settings, facts, which) -> list[str]:
         """Names of the plugins of the operator's own. which: any; data (with tables or migrations, as far as known); base_plugin."""
-        names = set(words(settings.get("plugins"))) | set(words(settings.get("custom_plugins")))
+        names = {name for value in self.naming(settings) for name in words(value)}
         names -= {"bundled", "off"} | knowledge.bundled_plugins(self.source) | knowledge.bundled_plugins(self.target)
         seen = facts.get("plugins") or {}
         if which == "data":
@@ -206,11 +225,16 @@ class Cluster:
             names = {n for n in names if n in seen and seen[n]["base_plugin"]}
         return sorted(names)
 
+    def naming(self, settings) -> list:
+        """The values by which a node of blue names its plugins, as far as its version reads them: custom_plugins went with 1.0."""
+        old = knowledge.key_exists(self.source, "custom_plugins")
+        return [settings.get("plugins") or "bundled"] + [settings.get("custom_plugins")] * old
+
     def loaded_by_green(self) -> set:
         """Names of the plugins that green loads, by its own property or by blue's."""
         named = [self.green["plugins"]] if "plugins" in self.green else []
         for settings in self.settings.values() if not named else []:
-            named += [settings.get("plugins") or "bundled", settings.get("custom_plugins")]
+            named += self.naming(settings)
         loaded = {name for value in named for name in words(value)}
         return loaded | (knowledge.bundled_plugins(self.target) if "bundled" in loaded else set())
 
@@ -223,3 +247,56 @@ def size_of(text):
         if found
         else None
     )
+
+
+def check(survey, source, target, stands, found):
+    """What the way from source to target brings along on this cluster: {"hazards", "checklist"}; the grave ones are blockers.
+
+    Once the schema serves both versions, the operator has been told; but for what they are to do, or not to do, until finish.
+    """
+    accepted = survey["options"]["accepted_hazards"]
+    for name in sorted(set(accepted) - set(knowledge.hazard_ids())):
+        near = difflib.get_close_matches(name.upper(), knowledge.hazard_ids(), n=1, cutoff=0.7)
+        hint = "; did you mean %s?" % near[0] if near else ""
+        found.block(
+            "kong_upgrade_accepted_hazards",
+            "%s is no hazard that is known%s" % (name, hint),
+            "correct it, or take it out",
+        )
+    gateways = {
+        colour: {
+            h: survey["hosts"][h]["gateway"]
+            for h in survey["groups"][colour]
+            if survey["hosts"].get(h, {}).get("gateway")
+        }
+        for colour in ("blue", "green")
+    }
+    over = stands["green_running"] or (stands["expanded"] and state.reached(knowledge.new_in_up, source, target))
+    apart = over and new_keyspace.chosen(survey["options"])  # each version has a keyspace of its own
+    if not source or not target or stands["finished"] or apart or knowledge.compare(source, target) > 0:
+        return {"hazards": [], "checklist": []}
+    green = {}
+    for host in survey["groups"]["green"]:
+        green.update(survey["hosts"].get(host, {}).get("settings") or {})
+    # Where the operator brings Kong along, as a file or by other means, it is for them to know that it fits the system.
+    to_install = {
+        host: gateway
+        for host, gateway in gateways["green"].items()
+        if releases.by_name(survey["hosts"][host]) and not releases.built_right(survey, host, target)
+    }
+    ahead = find(
+        gateways["blue"], survey["database"], source, target, green, to_install if survey["groups"]["green"] else None
+    )
+    if over:
+        ahead = {kind: [row for row in rows if row["until"] == "finish"] for kind, rows in ahead.items()}
+    for hazard in ahead["hazards"]:
+        hazard["accepted"] = hazard["id"] in accepted
+        if hazard["severity"] == "block" and not hazard["accepted"]:
+            found.block(
+                hazard["where"],
+                "%s: %s" % (hazard["id"], hazard["what"]),
+                hazard["do"] + "; if it is still told then, name it in kong_upgrade_accepted_hazards" * hazard["lasting"],
+            )
+        elif hazard["severity"] == "warn" and not hazard["accepted"]:
+            found.warn(hazard["where"], "%s: %s" % (hazard["id"], hazard["what"]), hazard["do"], "hazards")
+    return ahead

@@ -9,12 +9,16 @@ from __future__ import annotations
 import datetime
 import fnmatch
 
+# By which of a session an operator may vouch for it, in kong_upgrade_known_sessions.
+FIELDS = ("user", "application_name", "client_addr")
 
-def judge(gateways, blue, green, target, sessions, earlier, known) -> dict:
+
+def judge(gateways, blue, green, target, sessions, earlier, known, unseen=()) -> dict:
     """Everything that speaks against blue being gone.
 
     gateways: host -> fact of kong_version_facts, with `error` where there is none. earlier: what the round before
-    returned, or {}. sessions, known: see `unaccounted`. Returns open (whether another round may help), rounds (how many
+    returned, or {}. sessions, known: see `unaccounted`. unseen: why some
+    sessions may not be seen at all, sentences. Returns open (whether another round may help), rounds (how many
     there were), sockets (all that green's nodes were seen to have), problems (sentences), only_sessions (whether sessions
     are the only problem), sessions (number seen), unaccounted, refusal (lines for the operator).
     """
@@ -44,8 +48,9 @@ def judge(gateways, blue, green, target, sessions, earlier, known) -> dict:
     seen = {"%s:%s" % (session.get("client_addr"), session.get("client_port")) for session in sessions}
     # That a green node reaches this very database shows in a session of its own.
     silent = [
-        host for host in green if not seen & set((gateways[host].get("node") or {}).get("database_sockets") or [])
+        host for host in green if not unseen and not seen & set((gateways[host].get("node") or {}).get("database_sockets") or [])
     ]
+    problems += ["who is connected to the database is not seen: %s" % reason for reason in unseen]
     problems += ["%s: none of the database's sessions is its own" % host for host in silent]
     problems += ["database session unaccounted for: %s" % describe(session) for session in left]
     return {
@@ -64,6 +69,11 @@ def judge(gateways, blue, green, target, sessions, earlier, known) -> dict:
                 "client_addr); if you are certain by other means, set kong_upgrade_confirm_blue_gone: true."
             ]
             if left
+            else [
+                "Put every host of the database into kong_upgrade_cassandra_group; or, if you are certain by other means that nobody "
+                "but green uses it, set kong_upgrade_confirm_blue_gone: true."
+            ]
+            if unseen
             else []
         ),
     }
@@ -98,6 +108,10 @@ def unaccounted(sessions: list[dict], sockets: set[str], known: list[dict]) -> l
 
 def describe(session: dict) -> str:
     """One line about a session, for an operator."""
+    if session.get("node"):
+        return "%s:%s at %s, last seen %s: %s" % (
+            session["client_addr"], session["client_port"], session["node"], clock(session["last_seen"]), session["reason"]
+        )
     return "pid %s, role %s, application %s, from %s:%s, connected since %s: %s" % (
         session.get("pid"),
         session.get("user") or "?",
@@ -115,7 +129,8 @@ def clock(moment) -> str:
 
 
 def _matches(session: dict, pattern: dict) -> bool:
-    """Whether all fields of the pattern match; an empty pattern matches nothing."""
-    return bool(pattern) and all(
-        fnmatch.fnmatchcase(str(session.get(key) or ""), str(value)) for key, value in pattern.items()
+    """Whether all fields of the pattern match; one that is empty, or names a field that there is not, matches nothing."""
+    given = {key: value for key, value in pattern.items() if value is not None}
+    return bool(given) and set(given) <= set(FIELDS) and all(
+        fnmatch.fnmatchcase(str(session.get(key) or ""), str(value)) for key, value in given.items()
     )

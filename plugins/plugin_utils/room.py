@@ -13,7 +13,7 @@ def look(database: dict, max_age: float, found) -> None:
     """Blockers and warnings about the database that both clusters will share.
 
     database: answer of kong_datastore_info with server, role, transactions and tables; what is missing is not judged.
-    max_age: kong_upgrade_max_transaction_age, seconds. found: plan.Findings.
+    max_age: kong_upgrade_max_transaction_age, seconds. found: findings.Findings.
     """
     where = "database"
     if database.get("schema_create") is False and database.get("login_role") == database.get("role"):

@@ -117,3 +117,16 @@ def included(text, file):
     """Whether the text takes this part from Kong by an include."""
     names = re.findall(r"^\s*include\s+['\"]?([^'\";\s]+)['\"]?\s*;", text, re.M)
     return any(INCLUDED.get(name.rpartition("/")[2]) == file for name in names)
+
+
+def ahead(survey, source, target):
+    """What Kong changed in its templates, for who has a template or an include of their own: {"hosts", "changes"}, else None."""
+    hosts = []
+    for host in survey["groups"]["blue"]:
+        gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
+        templates = (gateway.get("host") or {}).get("templates") or {}
+        if templates.get("nginx_conf") or templates.get("includes"):
+            hosts.append(host)
+    if not hosts or not source or not target:
+        return None
+    return {"hosts": hosts, "changes": knowledge.template_changes(source, target)}

@@ -40,3 +40,8 @@ def share_of_green(weights: dict[str, int], green: set[str]) -> float | None:
     if not total:
         return None
     return 100.0 * sum(weight for name, weight in weights.items() if name in green) / total
+
+
+def are_steps(steps) -> bool:
+    """Whether these are percentages that a shift can go through: from 1 on, ascending, the last one 100."""
+    return bool(steps) and list(steps) == sorted(set(steps)) and steps[0] >= 1 and steps[-1] == 100

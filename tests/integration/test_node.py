@@ -13,7 +13,7 @@ import pathlib
 import subprocess
 import sys
 import threading
-import time
+import urllib.error
 import urllib.request
 
 import psycopg
@@ -28,7 +28,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 DEFAULTS = {
     "settings": {}, "secret_settings": {}, "purge_settings": False, "backup": False, "wait_timeout": 15, "probe": [],
     "require_version": None, "admin_listen_closed": False, "admin_listen_open": False, "quit_timeout": 20, "fenced": None, "enabled": None,
-    "timeout": 5.0, "executable": None,
+    "upgrade": False, "timeout": 5.0, "executable": None,
 }
 
 
@@ -45,13 +45,13 @@ def run(argv, environ_update=None):
     return done.returncode, done.stdout, done.stderr
 
 
-def gateway(host, environ=None, **more):
+def gateway(host, environ=None, **more):  # more: unit, nginx_conf
     environ = environ or {"PATH": os.environ["PATH"]}
     return _node.Gateway(run, str(host.executable), str(host.conf), str(host.prefix), environ=environ, **more)
 
 
-def node(host, state, check_mode=False, environ=None, **options):
-    return _node_state.NodeState(gateway(host, environ), {**DEFAULTS, **options, "state": state}, check_mode).ensure()
+def node(host, state, check_mode=False, environ=None, template=None, **options):
+    return _node_state.NodeState(gateway(host, environ, nginx_conf=template), {**DEFAULTS, **options, "state": state}, check_mode).ensure()
 
 
 def settings_of_green(bed, admin="off"):
@@ -91,13 +91,11 @@ def test_facts_of_a_running_node(bed):
 
 
 def test_every_session_belongs_to_a_node(bed):
+    early = sessions(bed)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        sampling = [pool.submit(gateway(host).facts, sample=4.0) for host in bed.blue]
-        time.sleep(2)
-        early = sessions(bed)
-        time.sleep(0.5)
-        lasting = early & sessions(bed)
+        sampling = [pool.submit(gateway(host).facts, sample=2.5) for host in bed.blue]
         found = [set(each.result()["node"]["database_sockets"]) for each in sampling]
+    lasting = early & sessions(bed)
     assert all(found) and lasting
     assert lasting <= set.union(*found), "every session that lasts is some node's"
     assert sum(map(len, found)) == len(set.union(*found)), "and no node claims another's"
@@ -133,6 +131,22 @@ def test_checked_refuses_what_kong_refuses_and_keeps_the_file(bed):
         node(host, "checked", settings={"log_level": "loud"})
     assert host.conf.read_text() == "log_level = notice\n"
     host.conf.unlink()
+
+
+@pytest.mark.parametrize("key", ["declarative_config", "declarative_config_string"])
+def test_checked_has_the_declarative_configuration_parsed_without_a_database(bed, key):
+    host = bed.green[0]
+    declared = host.conf.with_name("declared.yml")
+    for text, good in (('{_format_version: "1.1", services: []}', True), ('{_format_version: "1.1", nonsense: []}', False)):
+        declared.write_text(text)
+        host.conf.write_text(f"database = off\n{key} = {declared if key == 'declarative_config' else text}\n")
+        if good:
+            assert not node(host, "checked")["changed"]
+        else:
+            with pytest.raises(_errors.ConfError, match="kong config parse .* refuses .*'nonsense': unknown field"):
+                node(host, "checked")
+    host.conf.unlink()
+    declared.unlink()
 
 
 def test_checked_wants_the_version(bed):
@@ -227,6 +241,55 @@ def test_reloaded_opens_the_admin_api(bed):
         node(host, "started", admin_listen_closed=True)
     closed = node(host, "reloaded", settings={"admin_listen": "off"}, admin_listen_closed=True)
     assert closed["changed"] and not host.listens(ADMIN)
+
+
+def test_refreshed_reads_what_the_node_has_not_heard_of(bed):
+    host = bed.blue[0]
+    before = (host.conf.read_text(), (host.prefix / ".kong_env").read_text(), host.pid())
+
+    def answers():
+        return asked(host, "/unheard")
+
+    assert answers() == 404
+    bed.sql("UPDATE routes SET paths = paths || '{/unheard}' WHERE name = 'open'")
+    assert node(host, "refreshed", check_mode=True)["actions"] == ["refreshed"]
+    assert answers() == 404, "check mode has done nothing"
+    done = node(host, "refreshed")
+    assert done["changed"] and done["actions"] == ["refreshed"]
+    wait_for(lambda: answers() == 200, 5, "the node answers by the new route")
+    assert (host.conf.read_text(), (host.prefix / ".kong_env").read_text(), host.pid()) == before
+
+
+def asked(host, path):
+    """HTTP status of a request through the proxy."""
+    try:
+        with urllib.request.urlopen(f"http://{host.address}:{PROXY}{path}", timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_a_template_of_ones_own_outlives_reload_and_start(bed):
+    host = bed.green[0]
+    kongs = (host.prefix / "nginx.conf").read_text()
+    own = "map $host $of_my_own { default 1; }"
+    template = host.conf.with_name("my.template")
+    template.write_text(kongs.replace("include 'nginx-kong.conf';", "include 'nginx-kong.conf'; " + own))
+    node(host, "stopped")
+    done = node(host, "started", template=str(template))
+    assert done["changed"] and own in (host.prefix / "nginx.conf").read_text()
+    with pytest.raises(_node_state.NodeError, match=f"{host.prefix}/nginx.conf is not what Kong's own template gives.*nginx_conf"):
+        node(host, "reloaded", settings={"log_level": "warn"})
+    node(host, "reloaded", settings={"log_level": "warn"}, template=str(template))
+    assert own in (host.prefix / "nginx.conf").read_text()
+    node(host, "stopped")
+    with pytest.raises(_node_state.NodeError, match="nginx_conf"):
+        node(host, "started")
+    with pytest.raises(_errors.ConfError, match="no such file: /nowhere"):
+        node(host, "checked", template="/nowhere")
+    template.write_text(kongs)
+    node(host, "started", template=str(template))
+    assert not node(host, "reloaded")["changed"]
 
 
 def test_reload_of_a_version_that_ignores_the_file(bed):

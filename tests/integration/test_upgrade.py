@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import shlex
+import socket
 import subprocess
 import time
 import types
@@ -17,7 +18,8 @@ import urllib.request
 
 import pytest
 from bed.bed import REPOSITORY
-from scenes import ADMIN, KONGS, Watch, command_lines, open_admin
+from bed.hosts import PROXY
+from scenes import ADMIN, KONGS, QUICK, Watch, command_lines, open_admin
 
 ON_STANDIN = pytest.mark.skipif(any(KONGS.values()), reason="needs the stand-in of another version")
 
@@ -95,7 +97,7 @@ def test_fenced_blue_cannot_be_started(finished):
 def test_again_changes_nothing(finished, playbook):
     before = finished.bed.snapshot()
     outcome = finished.bed.done(f"{playbook}.yml", kong_upgrade_until="finish")
-    assert set(outcome.changed) == {host.name for host in finished.bed.hosts} | {lb.name for lb in finished.bed.lbs}
+    assert set(outcome.changed) == {"localhost"} | {host.name for host in finished.bed.hosts} | {lb.name for lb in finished.bed.lbs}
     assert not any(outcome.changed.values()), outcome.tail
     assert finished.bed.snapshot() == before
     assert "finished" in outcome.report["headline"]
@@ -147,6 +149,9 @@ def test_secrets_stay_where_they_belong(finished):
 def test_other_sources(stage, version):
     bed = stage(nodes=1, batches=1, lbs=1, blue_version=version)
     with bed.traffic():
+        with socket.create_server((bed.green[0].address, PROXY)):
+            outcome = bed.refused("upgrade.yml", kong_upgrade_until="finish")
+        assert "stopped in phase start on green1. kong start failed: nginx: [emerg] bind()" in outcome.report["headline"]
         bed.done("upgrade.yml", kong_upgrade_until="finish")
     assert bed.unfinished() == []
     outcome = bed.done("upgrade.yml", kong_upgrade_until="finish")
@@ -216,8 +221,99 @@ def test_back_after_retire(stage):
         assert not any(host.pid() for host in bed.green)
     assert [host.executable.read_bytes() for host in bed.blue] == commands  # no fence is left
     with bed.traffic():
-        bed.done("upgrade.yml", kong_upgrade_until="finish")
+        bed.done("upgrade.yml")
+        bed.done("finish.yml")
     assert bed.unfinished() == []
+
+
+def test_back_from_every_phase(stage):
+    bed = stage()
+    with bed.traffic():
+        for text in ("Guard after phase stage", "Guard after phase expand", "Guard after phase start",
+                     "Traffic to green, then watch, 50 %", "Retire | Drain kong_blue_b"):
+            run = bed.start("upgrade.yml")
+            run.wait_for(text)
+            run.kill()
+            bed.done("rollback.yml")
+            assert bed.serves("blue"), text
+            assert all(found[host.name] == (100, "UP") for found in bed.weights() for host in bed.blue), text
+            assert open_admin(bed.hosts) == ["blue1", "blue2"], text
+            assert not any(host.pid() for host in bed.green), text
+
+
+def test_what_one_run_tells_of_another(stage):
+    """Killed in a drain, looked at, gone on with, refused at finish, finished."""
+    bed = stage(nodes=2, batches=1, lbs=1)
+    given = {"kong_upgrade_blue_group": "kong_blue", "vault_of_ours": "hunter2"}
+    with bed.traffic(slow_seconds=8):
+        run = bed.start("upgrade.yml")
+        run.wait_for("Retire | Drain kong_blue_a")
+        forced = re.compile(r"^\d+ kong \d+ blue1 \S+ \d+ (8|9) ", re.M)  # admin state: drain, or maint after it
+        while not forced.search(bed.lbs[0].ask("show servers state kong")) and run.play.process.poll() is None:
+            time.sleep(0.1)
+        run.kill()
+        status = bed.done("status.yml").report["headline"]
+        assert "shift is done. Interrupted: run " in status and "Batch kong_blue_a is begun (taken out of service: blue" in status, status
+
+        words = [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
+        retired = bed.done("upgrade.yml", options=words).report
+        assert retired["backup"]["dump"].startswith(str(bed.directory / "backup")) and len(retired["backup"]["sha256"]) == 64
+        assert "hunter2" not in retired["headline"] and "-e kong_upgrade_blue_group=kong_blue" in retired["headline"]
+        assert "vault_of_ours" in retired["headline"] and retired["remains"][0] in retired["headline"]
+        assert retired["steps_elsewhere"] == 100 and not retired["gates"]
+        pages = {path: path.read_bytes() for path in bed.report.glob("report.*")}
+        assert len(pages) == 3
+
+        with bed.postgres.connect() as session:
+            session.execute("SELECT 1")
+            refused = bed.start("finish.yml")
+            for path, page in pages.items():  # a Scene removes what is there before a run
+                path.write_bytes(page)
+            assert refused.end().rc == 2
+            assert {path: path.read_bytes() for path in pages} == pages
+            plan = json.loads((bed.report / "plan.json").read_text(encoding="utf-8"))
+            assert plan["failure"]["message"].startswith("Finish is refused") and "unaccounted" not in plan["headline"]
+            assert "unaccounted for" in refused.output()
+
+        run = bed.start("finish.yml")
+        for path, page in pages.items():
+            path.write_bytes(page)
+        report = run.end().report
+    assert bed.unfinished() == []
+    assert report["backup"] == retired["backup"] and [row["run"] for row in report["runs_before"]] == [retired["run"]]
+    assert "+admin_listen = off" not in report["conf"]["diff"]
+    assert all("state file" in line for line in report["remains"])
+    assert len(list(bed.lbs[0].directory.glob("haproxy.cfg.*~"))) <= 2, "one copy a run"
+
+
+def test_each_load_balancer_has_the_servers_of_its_zone_alone(stage):
+    """And the groups have other names, which are given on the command line."""
+    bed = stage()
+    for number, lb in enumerate(bed.lbs, 1):
+        mine = (f"server blue{number} ", f"server green{number} ")
+        lines = lb.conf.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not line.strip().startswith("server ") or line.strip().startswith(mine)]
+        lb.conf.write_text("".join(kept), encoding="utf-8")
+        lb.reload()
+
+    def zones(data):
+        groups = data["all"]["children"]
+        data["all"]["children"] = {
+            "gateway_old": {"children": {"kong_blue": groups["kong_blue"]}},
+            "gateway_new": {"children": {"kong_green": {"children": {
+                f"zone_{host.name}": {"hosts": {host.name: groups["kong_green"]["hosts"][host.name]}} for host in bed.green}}}},
+            "balancers": {"hosts": {
+                lb.name: {**groups["kong_lb"]["hosts"][lb.name], "kong_upgrade_serves": [batch, f"zone_{host.name}"]}
+                for lb, (batch, dummy), host in zip(bed.lbs, bed.batches, bed.green)}},
+        }
+
+    names = {"kong_upgrade_blue_group": "gateway_old", "kong_upgrade_green_group": "gateway_new", "kong_upgrade_lb_group": "balancers"}
+    with bed.traffic():
+        report = bed.done("upgrade.yml", inventory=bed.inventory_with("zones", zones), kong_upgrade_until="finish", **names).report
+    assert bed.unfinished() == []
+    assert [gate["percent"] for gate in report["gates"]] == QUICK["kong_upgrade_steps"]
+    assert [sorted(found) for found in bed.weights()] == [["blue1", "green1"], ["blue2", "green2"]]
+    assert bed.serves("green")
 
 
 # ---- killed and run again ----------------------------------------------------------------------------------------
@@ -250,4 +346,5 @@ def test_killed_again_and_again(stage):
     assert bed.unfinished() == []
     assert bed.green_migrated() == 0
     assert "finished" in outcome.report["headline"]
+    assert outcome.report["backup"]["sha256"], "the backup is that of the first run"
     assert all(json.loads((lb.directory / "state" / "run.json").read_text("utf-8"))["owner"] is None for lb in bed.lbs)

@@ -16,10 +16,13 @@ import time
 import urllib.request
 
 import pytest
+from bed import seed
 from bed.process import wait_for
+from handbook import unexplained
 from scenes import ADMIN, KONGS, Watch, connects, open_admin
 
 SEEDED = "6f1d1f5e-2d7c-4a55-9a0e-6a1d3b7c0001"  # a plugin
+SLIP = "s3cr3t-of-a-slip"  # under a name that is nearly that of a secret
 ON_STANDIN = pytest.mark.skipif(any(KONGS.values()), reason="needs the stand-in of another version")
 
 
@@ -33,7 +36,7 @@ def test_living_blue_node_outside_the_inventory(stage):
         "hidden", without=[hidden.name], edit=lambda data: data["all"]["vars"].update(kong_upgrade_batches=["kong_blue_a"]))
     with bed.traffic():
         outcome = bed.refused("upgrade.yml", inventory=inventory, kong_upgrade_until="finish")
-        assert "unaccounted" in outcome.report["headline"]
+        assert "unaccounted" in outcome.report["failure"]["message"]
         assert all(json.loads((lb.directory / "state" / "run.json").read_text("utf-8"))["owner"] is None for lb in bed.lbs)
         ours = {f"{address}:{port}" for address, port in bed.sql(
             "SELECT host(client_addr), client_port FROM pg_stat_activity WHERE datname = current_database()"
@@ -116,21 +119,29 @@ def test_second_run_at_the_same_time(stage):
     bed = stage(nodes=1, batches=1)
     other = bed.inventory_with("other")
     with bed.traffic():
-        run = bed.start("upgrade.yml", kong_upgrade_until="shift", kong_upgrade_soak=12)
+        run = bed.start("upgrade.yml", kong_upgrade_until="shift")
         run.wait_for("Traffic to green, then watch, 50 %")
-        before = bed.schema()
-        outcome = bed.refused("upgrade.yml", inventory=other, kong_upgrade_report_dir=str(bed.directory / "other"))
-        problems = json.loads((bed.directory / "other" / "plan.json").read_text("utf-8"))["blockers"]
-        assert all("run.json" in row["do"] for row in problems)
-        for lb in bed.lbs:
-            holder = json.loads((lb.directory / "state" / "run.json").read_text("utf-8"))["owner"]
-            (told,) = [row["what"] for row in problems if row["where"] == lb.name and "another upgrade run" in row["what"]]
-            assert told in outcome.words
-            assert holder["run_id"] in told
-            assert holder["controller"] in told
-            assert f"pid {run.play.process.pid}" in told
-            assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told)
-        assert bed.schema() == before
+        with run.halted():
+            before = bed.schema()
+            watcher = bed.start("status.yml", inventory=other, kong_upgrade_report_dir=str(bed.directory / "watcher"),
+                                env={"ANSIBLE_STDOUT_CALLBACK": "bluegreen.kong.progress"})
+            outcome = bed.refused("upgrade.yml", inventory=other, kong_upgrade_report_dir=str(bed.directory / "other"))
+            problems = json.loads((bed.directory / "other" / "plan.json").read_text("utf-8"))["blockers"]
+            assert all("run.json" in row["do"] for row in problems)
+            for lb in bed.lbs:
+                holder = json.loads((lb.directory / "state" / "run.json").read_text("utf-8"))["owner"]
+                (told,) = [row["what"] for row in problems if lb.name in row["where"].split(", ") and "another upgrade run" in row["what"]]
+                assert told in outcome.words
+                assert holder["run_id"] in told
+                assert holder["controller"] in told
+                assert f"pid {run.play.process.pid}" in told
+                assert re.search(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", told)
+            watched = watcher.end()
+            assert watched.rc == 0, watched.tail
+            assert f"At work now: run {holder['run_id']} of {holder['controller']}" in watched.output
+            assert "TASK [" not in watched.output
+            assert len(watched.output.splitlines()) < 12, watched.output
+            assert bed.schema() == before
         assert run.end().rc == 0
         assert bed.serves("green")
         bed.done("upgrade.yml", inventory=other)  # the lock was given back
@@ -169,9 +180,11 @@ def hosts_of(data, colour):
 
 
 def named(outcome, *rows):
-    """Every row (words, in one problem, in any order) is in the one list of problems, which the output shows too."""
+    """Every row (words, in one problem, in any order) is in the one list of problems, which the output and the guide have too."""
+    assert outcome.rc == 2
     assert outcome.report is not None, outcome.tail
     assert outcome.report["result"] == "blocked", outcome.tail
+    assert unexplained(blocker["what"] for blocker in outcome.report["blockers"]) == []
     for row in rows:
         assert any(all(word in problem for word in row) for problem in outcome.blockers), (row, outcome.blockers)
         assert all(word in outcome.words for word in row)
@@ -200,13 +213,14 @@ def test_plan_finds_what_is_seeded(fresh):
         SEEDED, config, *(workspaces[0] if workspaces else []))
     confs = {host.conf: host.conf.read_text(encoding="utf-8") for host in fresh.blue}
     for conf, text in confs.items():
-        conf.write_text(text + "client_body_buffer_size = 16k\nloglevel = debug\n", encoding="utf-8")
+        conf.write_text(text + f"client_body_buffer_size = 16k\nloglevel = debug\npg_pasword = {SLIP}\n", encoding="utf-8")
     try:
         with unchanged(fresh):
-            outcome = fresh.refused("plan.yml")
+            outcome = fresh.refused("plan.yml", options=["-v"])
+            assert "pg_pasword" in outcome.words and SLIP not in outcome.words
             named(outcome, ("KONG-222-SERVERLESS-SANDBOX", SEEDED, "kong_upgrade_accepted_hazards"))
             review = outcome.report["conf"]
-            assert [row["key"] for row in review["unknown"]] == ["loglevel"]
+            assert [row["key"] for row in review["unknown"]] == ["loglevel", "pg_pasword"]
             assert "client_body_buffer_size" in [row["key"] for row in review["deprecated"]]
             assert "+nginx_http_client_body_buffer_size = " in review["diff"]
             accepted = fresh.done("plan.yml", kong_upgrade_accepted_hazards=["KONG-222-SERVERLESS-SANDBOX"])
@@ -223,7 +237,9 @@ def test_wrong_input_is_one_list(fresh):
         green["green1"]["kong_upgrade_settings"] |= {"pg_database": "elsewhere"}
         green["green2"] |= {"kong_upgrade_prefix": blue["blue1"]["kong_upgrade_prefix"]}
         green["green3"]["kong_upgrade_executable"] = blue["blue1"]["kong_upgrade_executable"]
+        lbs["lb1"]["kong_upgrade_haproxy_conf_file"] = f"{fresh.directory}/nowhere.cfg"
         lbs["lb2"]["kong_upgrade_haproxy_sockets"] = [f"{fresh.directory}/nowhere.sock"]
+        blue["blue3"]["kong_upgrade_executable"] = green["green1"]["kong_upgrade_executable"]
         blue["blue2"] |= {"ansible_connection": "ssh", "ansible_host": fresh.lbs[0].address, "ansible_port": 9}
         data["all"]["vars"] |= {
             "kong_upgrade_batches": ["kong_blue_a", "kong_blue_z"], "kong_upgrade_sock": 3,
@@ -237,9 +253,11 @@ def test_wrong_input_is_one_list(fresh):
             ("green1", "another database", "elsewhere"),
             ("green2", "prefix", str(fresh.blue[0].prefix), "blue1"),
             ("green3", blue_version, fresh.versions()["green"]),
+            ("lb1", "kong_upgrade_haproxy_conf_file", "nowhere.cfg cannot be read"),
             ("lb2", "nowhere.sock"),
             ("blue2", "unreachable"),
             ("blue3", "in no batch"),
+            ("blue3", "its kong command", fresh.versions()["green"], f"its node runs {blue_version}", "kong_upgrade_executable"),
             ("kong_blue_z",),
             ("kong_upgrade_sock",),
             ("kong_upgrade_retries",),
@@ -250,9 +268,9 @@ def test_wrong_input_is_one_list(fresh):
 def test_wrong_choices_are_one_list(fresh):
     with unchanged(fresh):
         outcome = fresh.refused(
-            "upgrade.yml", kong_upgrade_until="finsh", kong_upgrade_driver="nginx", kong_upgrade_steps=[50, "half"],
+            "upgrade.yml", kong_upgrade_until="finsh", kong_upgrade_driver="f5", kong_upgrade_steps=[50, "half"],
             kong_upgrade_gone="blue1, blue2", kong_upgrade_backup="yes", kong_upgrade_soak="short")
-        named(outcome, ("kong_upgrade_until", "finsh"), ("kong_upgrade_driver", "nginx"), ("kong_upgrade_steps", "half"),
+        named(outcome, ("kong_upgrade_until", "finsh"), ("kong_upgrade_driver", "f5"), ("kong_upgrade_steps", "half"),
               ("kong_upgrade_backup",), ("kong_upgrade_soak", "short"))
 
 
@@ -268,8 +286,9 @@ def test_host_in_both_groups(fresh):
         data["all"]["children"]["kong_green"]["hosts"]["blue1"] = {}
 
     with unchanged(fresh):
-        named(fresh.refused("upgrade.yml", inventory=fresh.inventory_with("both", edit)),
-              ("blue1", "kong_blue", "kong_green"))
+        outcome = fresh.refused("upgrade.yml", inventory=fresh.inventory_with("both", edit))
+        named(outcome, ("blue1", "kong_blue", "kong_green"))
+        assert len(outcome.blockers) == 1, outcome.blockers
 
 
 @pytest.mark.parametrize("group", ["kong_green", "kong_lb", "kong_blue"])
@@ -308,8 +327,9 @@ def test_check_mode_predicts_and_changes_nothing(fresh, options):
     assert "This run: stage, backup, expand, start, shift, retire, finish" in outcome.words
     assert outcome.report["result"] == "predicted"
     assert "nothing was changed" in outcome.report["headline"]
-    assert set(outcome.changed) == {host.name for host in fresh.hosts} | {lb.name for lb in fresh.lbs}
-    assert all(outcome.changed.values()), outcome.changed  # each host is told what would change there
+    assert set(outcome.changed) == {"localhost"} | {host.name for host in fresh.hosts} | {lb.name for lb in fresh.lbs}
+    # Each host is told what would change there.
+    assert all(changed for host, changed in outcome.changed.items() if host != "localhost"), outcome.changed
     for secret in (fresh.postgres.password, *(word for person in fresh.people.values() for word in person.values())):
         assert secret not in outcome.output
 
@@ -350,6 +370,7 @@ def test_gate_puts_all_weight_back(stage):
     failed, asked = gate["green"]["failures"], gate["green"]["requests"]
     assert 0 < failed < asked
     assert f"green {failed} of {asked} requests failed" in outcome.report["headline"]
+    assert "stopped in phase shift. " in outcome.report["headline"], "no host has the trouble alone"
     assert outcome.report["result"] == "failed"
     assert result["failed"] >= failed
     assert {(row["server"], row["reason"][:30]) for row in result["failures"]} == {
@@ -368,11 +389,11 @@ def test_gate_puts_all_weight_back(stage):
 
 
 class LongRequest(threading.Thread):
-    """A request that takes so many seconds, on one server of one load balancer."""
+    """A request that takes until release(), on one server of one load balancer."""
 
-    def __init__(self, bed, server, seconds):
+    def __init__(self, bed, server):
         super().__init__(daemon=True)
-        self.lb, self.seconds, self.answer = bed.lbs[0], seconds, None
+        self.lb, self.until, self.answer = bed.lbs[0], bed.directory / f"release-{server}", None
         others = [host.name for host in bed.hosts if host.name != server]
         before = {name: row["weight"] for name, row in self.lb.stat().items()}
         for name in others:
@@ -383,19 +404,28 @@ class LongRequest(threading.Thread):
         for name in [*others, server]:
             self.lb.ask(f"set server kong/{name} weight {before[name]}")
 
+    def release(self):
+        """Let it be answered, and wait for that."""
+        self.until.touch()
+        self.join()
+
     def run(self):
-        connection = http.client.HTTPConnection(self.lb.address, self.lb.port, timeout=120)
+        connection = http.client.HTTPConnection(self.lb.address, self.lb.port, timeout=600)
         try:
-            connection.request("GET", f"/open/slow?s={self.seconds}")
+            connection.request("GET", f"/open/slow?until={self.until}")
             self.answer = connection.getresponse().status
         except (OSError, http.client.HTTPException) as error:
             self.answer = error
+        finally:
+            self.until.touch()  # nobody asks any more
 
 
 def test_drain_has_an_end(stage):
     bed = stage()
+    status, dummy = seed.Admin(bed.blue[0].address, ADMIN).call("PATCH", "/services/origin", {"read_timeout": 600_000})
+    assert status == 200
     bed.done("upgrade.yml", kong_upgrade_until="shift")
-    request = LongRequest(bed, "blue1", 25)
+    request = LongRequest(bed, "blue1")
     with bed.traffic(slow_seconds=2):
         outcome = bed.refused("upgrade.yml", kong_upgrade_drain_timeout=2)
         assert "blue1" in outcome.report["headline"]
@@ -403,18 +433,18 @@ def test_drain_has_an_end(stage):
         assert request.is_alive()
         assert all(host.pid() for host in bed.blue)
         assert bed.serves("green")
-        request.join()
+        request.release()
         assert request.answer == 200
 
         bed.lbs[0].ask("set server kong/blue2 state ready")
-        request = LongRequest(bed, "blue2", 55)
+        request = LongRequest(bed, "blue2")
         outcome = bed.refused("retire.yml", kong_upgrade_drain_timeout=2)
         assert "blue2" in outcome.report["headline"]
         assert [host.name for host in bed.blue if host.pid()] == ["blue2"]
         assert request.is_alive()
         outcome = bed.done("upgrade.yml", kong_upgrade_drain_timeout=2, kong_upgrade_drain_on_timeout="cut")
         assert not any(host.pid() for host in bed.blue)
-        request.join()
+        request.release()
         assert request.answer == 502, "HAProxy's word for a session that was shut down"
 
 

@@ -91,10 +91,25 @@ def versions():
             "date": entry["date"],
             "openresty": entry.get("openresty"),
             "nginx": list(entry["nginx"]) if "nginx" in entry else None,
-            "target": minor(version) in _table("paths")["targets"],
+            "target": minor(version) in _table("paths")["targets"] or version in _table("paths")["stops"],
         }
         for version, entry in table["versions"].items()
     }
+
+
+def legacy_targets():
+    """Versions that take over the database of a 0.14.1, whose migrations are in the table schema_migrations."""
+    return list(_table("paths")["takes_over_legacy"])
+
+
+def takes_over_legacy(version):
+    """Whether this is one of legacy_targets()."""
+    return str(version).strip() in legacy_targets()
+
+
+def legacy_migrations():
+    """part (core, or a plugin) -> the last migration of it that a database must have to be taken over."""
+    return dict(_table("paths")["legacy_migrations"])
 
 
 def newest(of_minor):
@@ -103,6 +118,11 @@ def newest(of_minor):
     if not found:
         raise KnowledgeError("no release of Kong %s is known" % of_minor)
     return max(found, key=_number)
+
+
+def targets():
+    """What an upgrade may lead to, for a sentence: minor versions at the end of the way, and versions between."""
+    return " or ".join(["%s.x" % line for line in _table("paths")["targets"]] + sorted(_table("paths")["stops"]))
 
 
 def newest_target():
@@ -156,14 +176,15 @@ def _hop(source, target, datastore):
         if _number(row["from"]) <= _number(source) < _number(row["below"])
         and row.get("datastore", datastore) == datastore
     ]
-    return next((row for row in rows if row["to"] == minor(target)), rows[0])
+    return next((row for row in rows if row["to"] in (target, minor(target))), rows[0])
 
 
 def hops(source, target, datastore="postgres"):
     """The hops that lead from one version to another, [] where they are the same.
 
     Each is {from, to, strategy, why, docs}; a rolling one has reload besides, whether a reload takes the new version
-    over (else the node is quit and started). Raises KnowledgeError, with the reason and what to do, for an unknown
+    over (else the node is quit and started). One that not every strategy takes has allows and measured, lists of those that do by
+    the documentation, and by what was seen of real builds. Raises KnowledgeError, with the reason and what to do, for an unknown
     version or datastore, Kong Enterprise, a target that this collection does not upgrade to, and a downgrade.
     """
     table = _table("paths")
@@ -186,13 +207,16 @@ def hops(source, target, datastore="postgres"):
     choose = "choose %s" % " or ".join(newest(m) for m in table["targets"])
     if target in table["never_a_stop"]:
         raise KnowledgeError("%s must not get traffic: %s" % (target, table["never_a_stop"][target]), choose)
-    if minor(target) not in table["targets"]:
+    on_the_way = any(row["to"] == target and _number(source) < _number(row["below"]) for row in table["hops"])
+    if minor(target) not in table["targets"] and not (target in table["stops"] and on_the_way):
         raise KnowledgeError("%s is not a version that this collection upgrades to" % target, choose)
     found = []
     while source != target:
         row = _hop(source, target, datastore)
         to = target if row["to"] == minor(target) else row["to"]
         hop = {"from": source, "to": to, **{key: row[key] for key in ("strategy", "why", "docs")}}
+        if "allows" in row:
+            hop.update(allows=list(row["allows"]), measured=list(row.get("measured", [])))
         if hop["strategy"] == "rolling":
             hop["reload"] = same_openresty(source, to)
         found.append(hop)
@@ -230,9 +254,14 @@ def migrations_of(version):
     return {subsystem: [r["id"] for r in rows] for subsystem, rows in _ids(_covered(version)).items()}
 
 
+def every_migration():
+    """subsystem -> [ids] that any version knows or knew."""
+    return {subsystem: [r["id"] for r in rows] for subsystem, rows in _table("migrations")["subsystems"].items()}
+
+
 def _new(source, target):
     """subsystem -> rows of the target that the source does not know."""
-    before = migrations_of(source)
+    before = {} if takes_over_legacy(target) and not _ids(_known(source)) else migrations_of(source)
     found = {}
     for subsystem, rows in _ids(_covered(target)).items():
         rows = [r for r in rows if r["id"] not in before.get(subsystem, [])]
@@ -329,11 +358,15 @@ def key_exists(version, key):
 
 
 def key_deprecated(version, key):
-    """None, or [names to use instead] ([] if there is none) where the property still works but is deprecated."""
+    """None, or [names to use instead] ([] if there is none) where the property still works but is deprecated.
+
+    None, too, where this version knows none of these names yet: 1.5 deprecates upstream_keepalive, and its successor came with 2.1.
+    """
     entry = _table("conf_keys")["deprecated"].get(str(key).lower())
     if not entry or _number(entry["since"]) > _number(_described(version)):
         return None
-    return list(entry.get("by", []))
+    by = list(entry.get("by", []))
+    return by if not by or any(key_exists(version, new) for new in by) else None
 
 
 def key_deprecated_since(key):
@@ -383,14 +416,24 @@ def hazard_ids():
 
 
 def hazards(source, target):
-    """id -> entry of hazards.yml that may concern this way: source < version <= target, or what one release is known for."""
+    """id -> entry of hazards.yml that may concern this way: source < version <= target, no version, or what one release is known for.
+
+    Without those that are seen to in a hop to this target (handled_by).
+    """
     return {
         name: entry
         for name, entry in _table("hazards")["hazards"].items()
-        if compare(entry.get("from", "0"), source) <= 0
-        and compare(source, entry["version"]) < 0 <= compare(target, entry["version"])
+        if str(target).strip() not in entry.get("handled_by", [])
+        and compare(entry.get("from", "0"), source) <= 0
+        and ("version" not in entry or compare(source, entry["version"]) < 0 <= compare(target, entry["version"]))
         or any(str(source).strip() in detector.get("running", []) for detector in entry.get("detect", []))
     }
+
+
+def plugins_told_by_name(source, target):
+    """Names of the plugins that have a hazard of their own on this way: set of str."""
+    detectors = [detector for entry in hazards(source, target).values() for detector in entry.get("detect", [])]
+    return {plugin for detector in detectors for plugin in detector.get("plugin", [])}
 
 
 # --- templates --------------------------------------------------------------------------------------------------------
@@ -433,3 +476,29 @@ def template_changes(source, target):
                 if names:
                     found.setdefault(file, {})[prefix + word] = names
     return found
+
+
+# --- hybrid mode ------------------------------------------------------------------------------------------------------
+
+
+def skew(control, data):
+    """Why a control plane of one version serves no data plane of another, in words; None where it does.
+
+    control, data: versions, as nodes tell them. That a data plane may be too old to tell its own is version_told().
+    """
+    (major, minor), (major_of_data, minor_of_data) = (_number(version)[:2] for version in (control, data))
+    rules = [row["serves"] for row in _table("hybrid")["control_planes"] if compare(row["since"], control) <= 0]
+    if not rules:
+        return "hybrid mode came with %s" % _table("hybrid")["control_planes"][0]["since"]
+    if major != major_of_data:
+        return "both have to be of the same major version"
+    if rules[-1] == "same_minor" and minor != minor_of_data:
+        return "both have to be of the same minor version"
+    if rules[-1] == "no_newer_minor" and minor_of_data > minor:
+        return "a data plane may not be of a newer minor version"
+    return None
+
+
+def version_told():
+    """The first version whose data planes tell it to their control plane; later control planes refuse one that does not."""
+    return _table("hybrid")["version_told"]

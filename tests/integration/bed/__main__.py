@@ -13,6 +13,7 @@ import sys
 
 from . import bench, demo
 from .bed import REPOSITORY, Bed, take_down
+from .cassandra_bed import CassandraBed
 from .lab import Lab, attach
 from .process import BedError
 
@@ -36,7 +37,7 @@ def describe(bed):
           for lb in bed.lbs),
         *(f"{h.name:<12} http://{h.address}:8000  (Admin API :8001)  {'runs' if h.pid() else 'does not run'}"
           for h in bed.hosts),
-        f"database     {bed.postgres.address}:{bed.postgres.port}, user and database kong",
+        f"database     {bed.database}",
         f"credentials  {bed.directory}/bed.json",
         f"inventory    {bed.inventory}",
         f"upgrade      {here} play --dir {bed.directory} upgrade.yml -e kong_upgrade_until=finish",
@@ -52,10 +53,11 @@ def describe(bed):
 
 
 def _up(args):
-    bed = (Lab if args.lab else Bed)(
+    kind = Lab if args.lab else CassandraBed if args.cassandra else Bed
+    bed = kind(
         args.dir, nodes=args.nodes, batches=args.batches, lbs=args.lbs, blue_kong=args.blue_kong,
-        green_kong=args.green_kong, blue_version=args.blue_version, green_version=args.green_version, auth=args.auth,
-        secrets_in=args.secrets_in, keep=True)
+        green_kong=args.green_kong, blue_version=args.blue_version, green_version=args.green_version,
+        middle_kong=args.middle_kong, middle_version=args.middle_version, auth=args.auth, secrets_in=args.secrets_in, keep=True)
     with bed:
         print(describe(bed))
 
@@ -105,6 +107,9 @@ def main():
     up = command("up", _up, "bring up a bed that stays")
     _shape(up)
     up.add_argument("--lab", action="store_true", help="every host a machine with systemd and sshd; needs root")
+    up.add_argument("--middle-kong", help="the kong command of a cluster in between, for an upgrade of two hops")
+    up.add_argument("--middle-version", help="version of its stand-in")
+    up.add_argument("--cassandra", action="store_true", help="Kong on Cassandra instead of PostgreSQL")
     up.add_argument("--auth", choices=["md5", "scram-sha-256"], default="md5")
     up.add_argument("--secrets-in", choices=["vars", "conf"], default="vars", help="where green's password comes from")
     command("down", _down, "end it")

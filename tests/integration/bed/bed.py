@@ -83,7 +83,7 @@ class LoadRun:
         self.file.unlink(missing_ok=True)
         spec = {
             "targets": [[lb.address, lb.port] for lb in bed.lbs], "rate": rate, "slow": slow,
-            "slow_seconds": slow_seconds, "duration": duration, "requests": seed.requests(bed.people),
+            "slow_seconds": slow_seconds, "duration": duration, "requests": bed.requests(),
             "colours": {host.name: host.colour for host in bed.hosts},
         }
         with open(os.open(self.spec, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
@@ -130,25 +130,30 @@ class Bed:
     :param batches: number of batches of blue, or their sizes; two (of one node: one) when not given
     :param lbs: number of load balancers
     :param blue_kong: path of the kong command of blue; the stand-in of `blue_version` when not given. Likewise green.
+    :param middle_version: version of a third cluster, group kong_middle, that an upgrade of two hops goes through; none
+        when neither this nor `middle_kong` is given. It has as many nodes as green.
     :param auth: how the role kong logs in: md5 | scram-sha-256
     :param secrets_in: where green's database password comes from: `vars` (kong_upgrade_secret_settings in a file of
         mode 0600 beside the inventory) or `conf` (a kong.conf with nothing else is on the host already)
     :param blue_settings: settings for blue's kong.conf beside the bed's own
+    :param fresh: no blue node is started, and the database is empty
     :param keep: leave everything standing at the end of the `with` block
     """
 
     def __init__(self, directory=None, *, nodes=3, batches=None, lbs=1, blue_kong=None, green_kong=None,
-                 blue_version="2.1.4", green_version="2.8.5", auth="md5", secrets_in="vars", blue_settings=None,
-                 keep=False):
+                 blue_version="2.1.4", green_version="2.8.5", middle_kong=None, middle_version=None, auth="md5",
+                 secrets_in="vars", blue_settings=None, fresh=False, keep=False):
         blue, green = (nodes, nodes) if isinstance(nodes, int) else nodes
         if not (1 <= blue <= MAX_NODES and 1 <= green <= MAX_NODES):
             raise BedError(f"1 to {MAX_NODES} nodes of each colour, not {blue} and {green}")
         self.sizes = _sizes(blue, batches or min(2, blue))
         self._temporary = directory is None
         self.directory = pathlib.Path(directory or tempfile.mkdtemp(prefix="kong-bed-")).resolve()
-        self.kong = {"blue": blue_kong, "green": green_kong}
-        self.standin_version = {"blue": blue_version, "green": green_version}
+        self.kong = {"blue": blue_kong, "middle": middle_kong, "green": green_kong}
+        self.standin_version = {"blue": blue_version, "middle": middle_version, "green": green_version}
+        self.colours = ["blue", *(["middle"] if middle_kong or middle_version else []), "green"]
         self.secrets_in, self.blue_settings, self.keep = secrets_in, dict(blue_settings or {}), keep
+        self.fresh = fresh
         self.auth, self.shape = auth, {"nodes": [blue, green], "batches": self.sizes, "lbs": lbs}
         self.env = environment(self.directory)
         self.runtime = None  # folder of a short name that every user may pass through: sockets, database
@@ -180,6 +185,16 @@ class Bed:
     def green(self):
         """The green hosts."""
         return [h for h in self.hosts if h.colour == "green"]
+
+    @property
+    def middle(self):
+        """The hosts of the version in between; [] for an upgrade of one hop."""
+        return [h for h in self.hosts if h.colour == "middle"]
+
+    @property
+    def database(self):
+        """Where the database is, in words."""
+        return f"PostgreSQL at {self.postgres.address}:{self.postgres.port}, user and database {DATABASE}"
 
     @property
     def batches(self):
@@ -219,19 +234,29 @@ class Bed:
             database.result()
             self._save()
             self._write_confs()
-            first, *others = self.blue
-            first.kong("migrations", "bootstrap")
-            first.start()
-            seeded = pool.submit(
-                seed.seed, seed.Admin(first.address, ADMIN), f"http://{self._address(3)}:{ORIGIN_PORT}", self.people)
-            list(pool.map(lambda host: host.start(), others))
-            seeded.result()
-            list(pool.map(lambda lb: lb.start(), self.lbs))
-            list(pool.map(lambda host: seed.wait_served(host.address, PROXY, self.people), self.blue))
-            for lb in self.lbs:
-                lb.wait_up([host.name for host in self.blue])
+            if self.fresh:
+                list(pool.map(lambda lb: lb.start(), self.lbs))
+            else:
+                self._start_blue(pool)
         self.write_inventory(self.inventory)
         self._save()
+
+    def _start_blue(self, pool):
+        first, *others = self.blue
+        # 0.x knows no `bootstrap`
+        first.kong("migrations", "up" if first.version().startswith("0.") else "bootstrap")
+        first.start()
+        seeded = pool.submit(self.seed, first)
+        list(pool.map(lambda host: host.start(), others))
+        seeded.result()
+        list(pool.map(lambda lb: lb.start(), self.lbs))
+        list(pool.map(lambda host: seed.wait_served(host.address, PROXY, self.requests()), self.blue))
+        for lb in self.lbs:
+            lb.wait_up([host.name for host in self.blue])
+
+    def seed(self, host):
+        """Make what the load asks for through the Admin API of this host."""
+        seed.seed(seed.Admin(host.address, ADMIN), f"http://{self._address(3)}:{ORIGIN_PORT}", self.people)
 
     def down(self):
         """End every process of the bed and remove what no reader needs; logs and reports stay unless the folder is a
@@ -266,12 +291,19 @@ class Bed:
         state = {
             "runtime": str(self.runtime), "net": self.net, "people": self.people, "shape": self.shape,
             "kong": self.kong, "versions": self.standin_version, "secrets_in": self.secrets_in, "auth": self.auth,
+            **self._database_state(),
+        }
+        new = self.directory / "bed.json.new"
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            json.dump(state, file, indent=1)
+        os.replace(new, self.directory / "bed.json")  # whole or not at all, whenever this process is killed
+
+    def _database_state(self):
+        """What of the database must be remembered."""
+        return {
             "password": self.postgres.password if self.postgres else None,
             "superuser_password": self.postgres.superuser_password if self.postgres else None,
         }
-        path = self.directory / "bed.json"
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            json.dump(state, file, indent=1)
 
     @classmethod
     def attach(cls, directory):
@@ -283,13 +315,17 @@ class Bed:
         bed = cls(
             directory, **state["shape"], auth=state["auth"], secrets_in=state["secrets_in"], keep=True,
             blue_kong=state["kong"]["blue"], green_kong=state["kong"]["green"],
-            blue_version=state["versions"]["blue"], green_version=state["versions"]["green"])
+            blue_version=state["versions"]["blue"], green_version=state["versions"]["green"],
+            middle_kong=state["kong"]["middle"], middle_version=state["versions"]["middle"])
         bed._attached(state)
         return bed
 
     def _attached(self, state):
         self.runtime, self.net, self.people = pathlib.Path(state["runtime"]), state["net"], state["people"]
         self._make_objects()
+        self._attach_database(state)
+
+    def _attach_database(self, state):
         self.postgres = Postgres(self.runtime, self._address(2), POSTGRES_PORT, self.env, state["password"], self.auth)
         self.postgres.superuser_password = state["superuser_password"]
 
@@ -320,7 +356,10 @@ class Bed:
             return self.directory / "hosts" / name
 
         self.hosts = []
-        for colour, first, count in zip(("blue", "green"), (101, 151), self.shape["nodes"]):
+        blue, green = self.shape["nodes"]
+        places = {"blue": (101, blue), "middle": (201, green), "green": (151, green)}
+        for colour in self.colours:
+            first, count = places[colour]
             self.hosts += [
                 Host(f"{colour}{n + 1}", colour, self._address(first + n), folder(f"{colour}{n + 1}"), self.directory)
                 for n in range(count)]
@@ -332,7 +371,7 @@ class Bed:
 
     def _make_hosts(self):
         self._make_objects()
-        for colour in ("blue", "green"):
+        for colour in self.colours:
             command = self.kong[colour]
             if command is None:
                 from standin.launcher import make_launcher  # only needed without a kong command
@@ -357,22 +396,30 @@ class Bed:
             "pg_database": DATABASE,
         }
 
+    def secret_settings(self):
+        """The settings of kong.conf that are the database's password."""
+        return {"pg_password": self.postgres.password}
+
+    def green_secret_settings(self):
+        """The same for green."""
+        return self.secret_settings()
+
     def _write_confs(self):
         common = {"nginx_worker_processes": "1", "db_update_frequency": "1", "anonymous_reports": "off",
-                  **self.database_settings(), "pg_password": self.postgres.password, **self.blue_settings}
+                  **self.database_settings(), **self.secret_settings(), **self.blue_settings}
         for host in self.blue:
             host.write_conf({**self.blue_conf(host), **common})
         if self.secrets_in == "conf":
-            for host in self.green:
-                host.write_conf({"pg_password": self.postgres.password})
+            for host in self.middle + self.green:
+                host.write_conf(self.green_secret_settings())
 
     def blue_conf(self, host):
         """The settings of a blue host's kong.conf that are its own."""
         return host.listeners()
 
     def versions(self):
-        """{"blue": what its kong command says, "green": likewise}."""
-        return {"blue": self.blue[0].version(), "green": self.green[0].version()}
+        """{"blue": what its kong command says, "green": likewise}, and "middle" where there is one."""
+        return {c: next(h for h in self.hosts if h.colour == c).version() for c in self.colours}
 
     # ---- inventories -------------------------------------------------------------------------------------------
 
@@ -399,18 +446,20 @@ class Bed:
             },
             "children": {
                 "kong_blue": {"children": batches},
-                "kong_green": {"hosts": {h.name: hosts[h.name] for h in self.green if h.name in hosts}},
+                **{f"kong_{colour}": {"hosts": {h.name: hosts[h.name] for h in self.hosts
+                                                if h.colour == colour and h.name in hosts}}
+                   for colour in self.colours[1:]},
                 "kong_lb": {"hosts": {lb.name: self._lb_vars(lb) for lb in self.lbs if lb.name not in without}},
             },
         }}
         if edit:
             edit(data)
         path.write_text(yaml.safe_dump(data, sort_keys=False), encoding="utf-8")
-        if self.secrets_in == "vars":
-            secret = path.parent / "group_vars" / "kong_green.yml"
+        for colour in self.colours[1:] if self.secrets_in == "vars" else ():
+            secret = path.parent / "group_vars" / f"kong_{colour}.yml"
             secret.parent.mkdir(exist_ok=True)
             with open(os.open(secret, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-                yaml.safe_dump({"kong_upgrade_secret_settings": {"pg_password": self.postgres.password}}, file)
+                yaml.safe_dump({"kong_upgrade_secret_settings": self.green_secret_settings()}, file)
         return path
 
     def _common_vars(self):
@@ -418,8 +467,11 @@ class Bed:
             "ansible_connection": "local",
             "ansible_python_interpreter": sys.executable,
             "kong_upgrade_backup_dir": str(self.directory / "backup"),
-            "kong_upgrade_pg_bin_dir": str(self.postgres.bin),
+            **self._database_vars(),
         }
+
+    def _database_vars(self):
+        return {"kong_upgrade_pg_bin_dir": str(self.postgres.bin)}
 
     def _lb_vars(self, lb):
         return {
@@ -436,7 +488,7 @@ class Bed:
             "kong_upgrade_prefix": str(host.prefix),
             "kong_upgrade_state_dir": str(host.directory / "state"),
         }
-        if host.colour == "green":
+        if host.colour != "blue":
             settings = host.listeners()
             found["kong_upgrade_admin_listen"] = settings.pop("admin_listen")
             found["kong_upgrade_settings"] = settings
@@ -477,11 +529,24 @@ class Bed:
 
     def unfinished(self):
         """What is missing to a finished upgrade, as found by looking and not by asking what ran; [] when it is done."""
-        found = [f"{h.name} still runs" for h in self.blue if h.pid()]
+        found = [f"{h.name} still runs" for h in self.blue + self.middle if h.pid()]
         found += [f"{h.name} does not run" for h in self.green if not h.pid()]
         found += [f"the Admin API of {h.name} does not answer" for h in self.green if h.pid() and not h.listens(ADMIN)]
-        pending = self.sql("SELECT subsystem FROM schema_meta WHERE coalesce(array_length(pending, 1), 0) > 0")
-        return found + [f"migrations of {row[0]} are pending" for row in pending]
+        return found + [f"migrations of {subsystem} are pending" for subsystem in self.pending()]
+
+    def pending(self):
+        """The subsystems of which migrations are pending."""
+        rows = self.sql("SELECT subsystem FROM schema_meta WHERE coalesce(array_length(pending, 1), 0) > 0")
+        return [row[0] for row in rows]
+
+    def migrations(self):
+        """{subsystem: (executed, pending)} straight from the database."""
+        rows = self.sql("SELECT subsystem, executed, pending FROM schema_meta ORDER BY subsystem")
+        return {name: (list(executed or []), list(pending or [])) for name, executed, pending in rows}
+
+    def requests(self):
+        """What the load sends; see load.Load."""
+        return seed.requests(self.people, self.versions()["blue"])
 
     def load(self, rate=120, slow=4, slow_seconds=5, duration=600):
         """Start a load on all load balancers; see load.py."""

@@ -9,6 +9,7 @@ import sys
 import time
 
 from .bed import REPOSITORY, Bed
+from .new_keyspace_bed import NewKeyspaceBed
 from .process import BedError
 
 BARS = " ▁▂▃▄▅▆▇█"
@@ -18,6 +19,7 @@ WIDTH = 96  # columns of the picture
 def add_arguments(parser, shape):
     """Options of `python -m bed demo`."""
     shape(parser)
+    parser.add_argument("--cassandra", action="store_true", help="Kong on Cassandra, which moves into a new keyspace")
     parser.add_argument("--dir", default=REPOSITORY / ".demo", help="folder of the bed (default .demo)")
     parser.add_argument("--keep", action="store_true", help="leave everything standing")
     parser.add_argument("--soak", type=int, default=3, help="seconds at each weight (default 3)")
@@ -26,10 +28,11 @@ def add_arguments(parser, shape):
 def main(args):
     """Bring up a bed, upgrade it under load, tell, and take it down. Returns the exit code."""
     begun = time.monotonic()
-    bed = Bed(args.dir, nodes=args.nodes, batches=args.batches, lbs=args.lbs,
-              blue_kong=args.blue_kong, green_kong=args.green_kong, blue_version=args.blue_version,
-              green_version=args.green_version, keep=args.keep)
-    _say(f"Starting PostgreSQL, HAProxy, an application, {args.nodes} blue nodes and a load ...")
+    kind = NewKeyspaceBed if args.cassandra else Bed
+    bed = kind(
+        args.dir, nodes=args.nodes, batches=args.batches, lbs=args.lbs, blue_kong=args.blue_kong, green_kong=args.green_kong,
+        blue_version=args.blue_version, green_version=args.green_version, keep=args.keep)
+    _say(f"Starting {'Cassandra' if args.cassandra else 'PostgreSQL'}, HAProxy, an application, {args.nodes} blue nodes and a load ...")
     with bed:
         _say(f"... stands after {time.monotonic() - begun:.1f} s in {bed.directory}")
         told = upgrade(bed, args.soak)
@@ -43,12 +46,12 @@ def main(args):
 def upgrade(bed, soak):
     """Run playbooks/upgrade.yml to the end under load and print the story. Returns {"line": ..., "good": bool}."""
     versions = bed.versions()
-    before = migrations(bed)
+    before = bed.migrations()
     load = bed.load()
     time.sleep(4)  # a picture of the time before, to compare with
     load.mark()
     play_began = load.figures()["lasted"]
-    look = {"ANSIBLE_DISPLAY_SKIPPED_HOSTS": "0", **({"ANSIBLE_FORCE_COLOR": "1"} if sys.stdout.isatty() else {})}
+    look = {"ANSIBLE_STDOUT_CALLBACK": "bluegreen.kong.progress", **({"ANSIBLE_FORCE_COLOR": "1"} if sys.stdout.isatty() else {})}
     play = bed.start_playbook("upgrade.yml", env=look, log=bed.directory / "upgrade.log",
                               kong_upgrade_until="finish", kong_upgrade_soak=soak)
     played = follow(play)
@@ -82,12 +85,6 @@ def follow(play, timeout=900):
             time.sleep(0.1)
 
 
-def migrations(bed):
-    """{subsystem: (executed, pending)} straight from the database."""
-    rows = bed.sql("SELECT subsystem, executed, pending FROM schema_meta ORDER BY subsystem")
-    return {name: (list(executed or []), list(pending or [])) for name, executed, pending in rows}
-
-
 def tell(bed, versions, before, result, played, play_began, missing):
     """Print the story."""
     print(f"\n== {'Upgrade' if played.rc == 0 else 'FAILED upgrade'} {versions['blue']} -> {versions['green']}, "
@@ -103,7 +100,7 @@ def tell(bed, versions, before, result, played, play_began, missing):
     print(f"\nRequests   {result['requests']} sent, {result['failed']} failed"
           + (f", {result['late']} not sent in time" if result["late"] else ""))
     for name, kind in sorted(result["kinds"].items()):
-        print(f"  {name:<10} {kind['requests']:7}  {kind['failed']} failed")
+        print(f"  {name:<17} {kind['requests']:7}  {kind['failed']} failed")
     for failure in result["failures"][:20]:
         print(f"  ! {failure['t']:7.2f} s  {failure['kind']}: {failure['reason']} ({failure['server'] or 'no server'})")
     print("\nLatency of fast requests    p50      p99      max")
@@ -114,7 +111,7 @@ def tell(bed, versions, before, result, played, play_began, missing):
     for colour in ("blue", "green"):
         seen = result["versions"].get(colour, {})
         print(f"  {colour:<6} " + (", ".join(f"{n} x Kong {v}" for v, n in sorted(seen.items())) or "nothing"))
-    _tell_migrations(before, migrations(bed))
+    _tell_migrations(before, bed.migrations())
     print("\nAt the end "
           + (", ".join(missing) if missing else "blue runs nowhere, all of green runs, its Admin API answers, nothing is pending"))
     print(f"Report     {bed.report}/report.html (.md, .json)\n")

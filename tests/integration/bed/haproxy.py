@@ -15,7 +15,8 @@ from .process import BedError, run, spawn, wait_for
 BACKEND = "kong"
 
 # What a careful operator has in front of Kong: the check goes through the proxy listener, a connection that could not
-# be made is tried elsewhere, and weights set at run time outlive a reload.
+# be made is tried elsewhere, none is used again that a node which reloads is about to close, and weights set at run time
+# outlive a reload.
 _CONFIGURATION = """\
 global
     log stdout format raw local0 info
@@ -32,8 +33,8 @@ defaults
     option httplog
     option dontlognull
     timeout connect 2s
-    timeout client 90s
-    timeout server 90s
+    timeout client 10m
+    timeout server 10m
     timeout http-request 10s
     timeout http-keep-alive 10s
     load-server-state-from-file global
@@ -47,6 +48,7 @@ backend {backend}
     balance roundrobin
     option redispatch
     retries 3
+    option http-server-close
     option httpchk
     http-check send meth GET uri {check} hdr Host health.bed
     http-check expect status 200

@@ -72,12 +72,14 @@ class Host:
         wait_for(self.database_reachable, 20, f"{self.name} reaches its database")
 
     def database_reachable(self):
-        """What the status listener says; False when it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://{self.address}:{STATUS}/status", timeout=5) as answer:
-                return b'"reachable":true' in answer.read().replace(b" ", b"")
-        except OSError:
-            return False
+        """What the status listener says, else the Admin API (1.0 ... 1.3 have no other); False when neither answers."""
+        for port in (STATUS, ADMIN):
+            try:
+                with urllib.request.urlopen(f"http://{self.address}:{port}/status", timeout=5) as answer:
+                    return b'"reachable":true' in answer.read().replace(b" ", b"")
+            except OSError:
+                continue
+        return False
 
     def pid(self):
         """The pid of the running master, or None."""

@@ -6,6 +6,7 @@ HAProxy, and Kong (the stand-in) as the systemd unit that Kong's own package bri
 
 import concurrent.futures
 import contextlib
+import hashlib
 import os
 import pathlib
 import shutil
@@ -15,6 +16,7 @@ import psycopg
 
 from . import machines
 from .bed import INTEGRATION, REPOSITORY, Bed
+from .cassandra_bed import CassandraBed
 from .haproxy import HAProxy
 from .hosts import ADMIN, PROXY, Host
 from .machines import Hub, Machine
@@ -22,6 +24,7 @@ from .postgres import DATABASE, ROLE, Postgres
 from .process import BedError, run, wait_for
 
 PACKAGE = "root/kong.deb"  # on a machine that is to install it
+REPOSITORY_OF_KONG = "srv/kong"
 # As the package of Kong 2.x has it, in so far as it matters here: systemd owns nginx, and brings it back.
 _UNIT = """\
 [Unit]
@@ -78,13 +81,39 @@ class LabHost(Host):
             _write(root / path, text, 0o755)
         _write(root / "usr/lib/systemd/system/kong.service", _UNIT.format(start=_NGINX))
 
-    def pack(self, version):
-        """Put the stand-in on the machine as a package of Debian, not installed."""
-        root = self.directory / "package"
+    def pack(self, version, path=PACKAGE):
+        """Put the stand-in on the machine as a package of Debian, not installed; it cannot be configured where /srv/full names its version.
+
+        Returns its control file.
+        """
+        root = self.directory / f"package-{version}"
         self.install(version, root)
-        _write(root / "DEBIAN/control", f"Package: kong\nVersion: {version}\nArchitecture: all\nDepends: python3\n"
-               "Maintainer: nobody <nobody@example.com>\nDescription: the stand-in for Kong\n")
-        run(["dpkg-deb", "--build", "--root-owner-group", root, self.machine.disk / "upper" / PACKAGE], self.machine.hub.env)
+        control = (f"Package: kong\nVersion: {version}\nArchitecture: all\nDepends: python3\n"
+                   "Maintainer: nobody <nobody@example.com>\nDescription: the stand-in for Kong\n")
+        _write(root / "DEBIAN/control", control)
+        _write(root / "DEBIAN/postinst", f"#!/bin/sh\ntest \"$(cat /srv/full 2>/dev/null)\" != {version}\n", 0o755)
+        file = self.machine.disk / "upper" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        run(["dpkg-deb", "--build", "--root-owner-group", root, file], self.machine.hub.env)
+        return control
+
+    def offer(self, versions):
+        """An apt repository on the machine, with the stand-in as package kong in these versions."""
+        index = ""
+        for version in versions:
+            path = f"{REPOSITORY_OF_KONG}/kong_{version}.deb"
+            control = self.pack(version, path)
+            content = (self.machine.disk / "upper" / path).read_bytes()
+            index += (f"{control}Filename: ./kong_{version}.deb\nSize: {len(content)}\n"
+                      f"SHA256: {hashlib.sha256(content).hexdigest()}\n\n")
+        self.machine.write(f"/{REPOSITORY_OF_KONG}/Packages", index)
+        self.machine.write("/etc/apt/sources.list.d/kong.list", f"deb [trusted=yes] file:/{REPOSITORY_OF_KONG} ./\n")
+
+    def install_offered(self, version):
+        """What an administrator did long ago: this host's Kong comes from the repository."""
+        only = ["-o", "Dir::Etc::sourcelist=sources.list.d/kong.list", "-o", "Dir::Etc::sourceparts=-"]
+        self.machine.run(["apt-get", "-qq", *only, "update"])
+        self.machine.run(["apt-get", "-qq", *only, "install", "-y", f"kong={version}"])
 
     def borrow(self, command):
         """Give the machine the kong command of this one: the folder above its bin/ is mounted at the same place."""
@@ -178,13 +207,15 @@ class Lab(Bed):
     Beside what a Bed has: `machines` {name: Machine} of blue, green, lb and db hosts.
 
     :param packed: green hosts have Kong (the stand-in) as a package that is not installed
+    :param offered: blue hosts have Kong (the stand-in) from an apt repository that has green's version too
+    :param broken: names of blue hosts on which that version cannot be installed
     """
 
-    def __init__(self, directory=None, *, packed=False, **more):
+    def __init__(self, directory=None, *, packed=False, offered=False, broken=(), **more):
         if reason := machines.why_not():
             raise BedError(reason)
         super().__init__(directory, **more)
-        self.packed = packed
+        self.packed, self.offered, self.broken = packed, offered, broken
         self.machines, self.hub = {}, None
 
     def _address(self, number):
@@ -225,6 +256,11 @@ class Lab(Bed):
                 host.borrow(command)
             elif self.packed and host.colour == "green":
                 host.pack(self.standin_version["green"])
+            elif self.offered and host.colour == "blue":
+                new = self.standin_version["green"]
+                host.offer([self.standin_version["blue"], new])
+                if host.name in self.broken:
+                    host.machine.write("/srv/full", new)
             else:
                 host.install(self.standin_version[host.colour])
         for part in (*self.lbs, self.postgres):
@@ -232,6 +268,8 @@ class Lab(Bed):
         self._children += [machine.boot() for machine in self.machines.values()]
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda machine: machine.wait(), self.machines.values()))
+            if self.offered:
+                list(pool.map(lambda host: host.install_offered(self.standin_version["blue"]), self.blue))
 
     def _start_database(self):
         self.postgres.start()
@@ -299,5 +337,6 @@ class Lab(Bed):
 
 def attach(directory):
     """The bed or lab that stands in this folder."""
-    kind = Lab if (pathlib.Path(directory) / "host_key").exists() else Bed
+    directory = pathlib.Path(directory)
+    kind = Lab if (directory / "host_key").exists() else CassandraBed if (directory / "on_cassandra").exists() else Bed
     return kind.attach(directory)

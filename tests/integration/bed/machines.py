@@ -25,7 +25,7 @@ NET = "192.0.2"
 SUITE = "bookworm"
 # psycopg2 is what community.postgresql needs where the database is dumped; the last line is what a real Kong needs.
 DEBIAN = ("python3", "python3-psycopg2", "openssh-server", "iproute2", "procps", "systemd-sysv", "dbus", "haproxy",
-          "postgresql", "ca-certificates", "python3-apt",
+          "nginx-light", "postgresql", "ca-certificates", "python3-apt",
           "libpcre3", "libyaml-0-2", "perl", "zlib1g-dev")
 PROGRAMS = {"ip": "iproute2", "mmdebstrap": "mmdebstrap", "ssh-keygen": "openssh-client", "unshare": "util-linux",
             "nsenter": "util-linux", "systemd-nspawn": "systemd-container"}
@@ -67,7 +67,7 @@ def _make_tree(root, env):
     units = root / "etc" / "systemd" / "system"
     for unit in _UNUSED:
         link(units / unit, "/dev/null")
-    for unit in ("haproxy.service", "postgresql.service"):
+    for unit in ("haproxy.service", "nginx.service", "postgresql.service"):
         (units / "multi-user.target.wants" / unit).unlink(missing_ok=True)
     (root / ".made").touch()
 

@@ -1,13 +1,15 @@
 # Copyright (c) 2026 The bluegreen.kong authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The application behind the gateway: answers with what it was asked, `/slow?s=5` after that many seconds.
+"""The application behind the gateway: answers with what it was asked, `/slow?s=5` after that many seconds, `/slow?until=FILE` when that
+file is there.
 
     python -m bed.origin ADDRESS PORT
 """
 
 import asyncio
 import json
+import os
 import sys
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,7 +25,10 @@ async def _serve(reader, writer):
                 await reader.readexactly(length)
             url = urlsplit(target)
             query = parse_qs(url.query)
-            if url.path.endswith("/slow"):
+            if "until" in query:
+                while not os.path.exists(query["until"][0]):
+                    await asyncio.sleep(0.02)
+            elif url.path.endswith("/slow"):
                 await asyncio.sleep(min(60.0, float(query.get("s", ["5"])[0])))
             body = json.dumps({
                 "path": url.path, "id": query.get("id", [""])[0], "consumer": headers.get("x-consumer-username", ""),

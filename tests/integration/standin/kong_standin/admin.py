@@ -9,20 +9,21 @@ import socket
 from urllib.parse import parse_qsl, unquote
 
 from . import conf, handler
+from .datastore import DatastoreError, NotUnique, Unknown
 from .entities import NotUsable
-from .pg import PgError, quote
 
 # first path word -> entity; from the words below a parent: (parent, word) -> entity
 TOP = {"services": "services", "routes": "routes", "consumers": "consumers", "plugins": "plugins",
        "upstreams": "upstreams", "certificates": "certificates", "ca_certificates": "ca_certificates", "snis": "snis",
        "key-auths": "keyauth_credentials", "basic-auths": "basicauth_credentials", "acls": "acls",
        "hmac-auths": "hmacauth_credentials", "jwts": "jwt_secrets", "workspaces": "workspaces",
-       "vaults-beta": "vaults_beta"}
+       "vaults-beta": "vaults_beta", "apis": "apis"}
 BELOW = {"key-auth": "keyauth_credentials", "basic-auth": "basicauth_credentials", "acls": "acls",
-         "hmac-auth": "hmacauth_credentials", "jwt": "jwt_secrets", "plugins": "plugins", "routes": "routes",
+         "hmac-auth": "hmacauth_credentials", "jwt": "jwt_secrets", "oauth2": "oauth2_credentials", "plugins": "plugins",
+         "routes": "routes",
          "targets": "targets", "snis": "snis"}
 PARENT = {"services": "service", "routes": "route", "consumers": "consumer", "upstreams": "upstream",
-          "certificates": "certificate"}
+          "certificates": "certificate", "apis": "api"}
 
 
 class Answer(Exception):
@@ -50,14 +51,16 @@ async def serve(node, connection, request):
         status, value = given.status, given.value
     except NotUsable as error:
         status, value = 400, {"code": 2, "name": "schema violation", "message": str(error), "fields": error.fields}
-    except PgError as error:
+    except DatastoreError as error:
         node.log("error", "%s" % error)
-        if error.code == "23505":
+        if isinstance(error, NotUnique):
             status, value = 409, {"code": 5, "name": "unique constraint violation", "message": "UNIQUE violation"}
-        elif error.code == "23503":
+        elif isinstance(error, Unknown):
             status, value = 400, {"code": 4, "name": "foreign key violation", "message": str(error)}
         elif error.code == "22P02":
             status, value = 404, {"message": "Not found"}
+        elif node.version.has("apis"):
+            status, value = 400, {"message": str(error)}
         else:
             status, value = 500, {"message": "An unexpected error occurred"}
     reply(node, connection, status, value)
@@ -147,12 +150,12 @@ async def find(node, name, key):
     if entity is None:
         raise not_found()
     if len(key) == 36 and key.count("-") == 4:
-        found = await node.store.one(name, "id = %s" % quote(key))
+        found = await node.store.one(name, {"id": key})
         if found or not entity.unique:
             return found
     if not entity.unique:
         return None
-    return await node.store.one(name, "%s = %s" % (entity.unique, quote(key)))
+    return await node.store.one(name, {entity.unique: key})
 
 
 def service_url(values):
@@ -176,6 +179,9 @@ async def answer(node, connection, request):
         raise not_found()
     name, fixed = TOP[words[0]], {}
     rest = words[1:]
+    if method != "GET" and not node.store.uses_database:
+        raise Answer(405, {"code": 12, "name": "operation unsupported",
+                           "message": "cannot write '%s' entities when not using a database" % name})
     if len(rest) >= 2 and rest[1] in BELOW and words[0] in PARENT:
         parent = await find(node, name, rest[0])
         if parent is None:
@@ -194,14 +200,13 @@ async def collection(node, method, name, fixed, request):
     if method == "GET":
         query = dict(parse_qsl(request.query))
         size = min(1000, int(query.get("size", 100)))
-        where = [" AND ".join("%s_id = %s" % (k, quote(v["id"])) for k, v in fixed.items())] if fixed else []
-        if query.get("offset"):
-            where.append("id > %s" % quote(query["offset"]))
-        rows = await store.all(name, " AND ".join(where) or None, limit=size + 1)
+        rows = await store.all(name, {k + "_id": v["id"] for k, v in fixed.items()}, query.get("offset"), size + 1)
         following = None
         if len(rows) > size:
             rows = rows[:size]
             following = "%s?offset=%s" % (request.path, rows[-1]["id"])
+        if node.version.has("apis") and name not in ("services", "routes"):
+            return 200, {"data": rows, "total": len(rows)} if rows else {"total": 0}
         return 200, {"data": rows, "next": following}
     if method != "POST":
         raise Answer(405, {"message": "Method not allowed"})
@@ -213,12 +218,18 @@ async def create(node, entity, values, fixed):
     store = node.store
     if entity.name == "services":
         service_url(values)
+    if node.version.has("apis"):
+        named = [key for key in ("api", "consumer", "route", "service") if values.get(key + "_id")]
+        values.update({key: {"id": values.pop(key + "_id")} for key in named})
+    names = values.pop("snis", None) or () if entity.name == "certificates" else ()
     values = dict(entity.accept(values), **fixed)
     check(node, entity, values)
     values = entity.complete(values)
-    await store.query(entity.insert(values, store.workspace))
+    await store.insert(entity, values)
     await store.changed(entity.name, values)
-    return await store.one(entity.name, "id = %s" % quote(values["id"]))
+    for name in names:
+        await create(node, store.entities["snis"], {"name": name}, {"certificate": {"id": values["id"]}})
+    return await store.one(entity.name, {"id": values["id"]})
 
 
 def check(node, entity, values):
@@ -261,7 +272,7 @@ async def single(node, method, name, key, fixed, request):
         return 200, found
     if method == "DELETE":
         if found is not None:
-            await store.query("DELETE FROM %s WHERE id = %s" % (name, quote(found["id"])))
+            await store.query(entity.delete(found["id"]))
             await store.changed(name, found)
         return 204, None
     values = values_of(request)
@@ -284,4 +295,4 @@ async def single(node, method, name, key, fixed, request):
     if values:
         await store.query(entity.update(found["id"], values, store.workspace))
     await store.changed(name, dict(found, **values), found)
-    return 200, await store.one(name, "id = %s" % quote(found["id"]))
+    return 200, await store.one(name, {"id": found["id"]})

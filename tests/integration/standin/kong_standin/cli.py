@@ -10,12 +10,13 @@ import time
 
 from . import conf
 from . import prefix as prefixes
+from .datastore import KINDS, DatastoreError
 from .versions import UnknownVersion, Version
 
 HINT = "\n  Run with --v (verbose) or --vv (debug) for more details\n"
 CONF = ("c", "conf", "text", None, "configuration file")
 PREFIX = ("p", "prefix", "text", None, "prefix directory")
-TEMPLATE = ("", "nginx-conf", "text", None, "template for nginx (not used here)")
+TEMPLATE = ("", "nginx-conf", "text", None, "template for nginx")
 RUN_MIGRATIONS = ("", "run-migrations", "boolean", None, "run 'migrations up' first")
 DB_TIMEOUT = ("", "db-timeout", "number", 60, "seconds for one statement")
 LOCK_TIMEOUT = ("", "lock-timeout", "number", 60, "seconds to wait for the lock, and for it to live")
@@ -35,16 +36,17 @@ class Failed(Exception):
 
 def commands(version):
     """name -> (summary, positional words, subcommands, options) of this version."""
-    migrations = ["bootstrap", "up", "finish", "list", "reset"]
+    old = not version.has("schema_meta")
+    migrations = ["list", "up", "reset"] if old else ["bootstrap", "up", "finish", "list", "reset"]
     if version.has("migrate_apis"):
         migrations.append("migrate-apis")
     switches = [("y", "yes", "switch", False, "answer yes"),
                 ("q", "quiet", "switch", False, "accepted, silences nothing"),
                 ("f", "force", "switch", False, "run again what is executed")]
-    migration_options = switches + [DB_TIMEOUT, LOCK_TIMEOUT, CONF]
+    migration_options = switches[:1] + [CONF] if old else switches + [DB_TIMEOUT, LOCK_TIMEOUT, CONF]
     if version.has("migrations_prefix_flag"):
         migration_options.append(PREFIX)
-    start = [CONF, PREFIX, TEMPLATE, RUN_MIGRATIONS, DB_TIMEOUT, LOCK_TIMEOUT]
+    start = [CONF, PREFIX, TEMPLATE, RUN_MIGRATIONS] + ([] if old else [DB_TIMEOUT, LOCK_TIMEOUT])
     leave = [PREFIX, ("t", "timeout", "number", 10, "seconds until SIGTERM")]
     if version.has("quit_wait"):
         leave.append(("w", "wait", "number", 0, "seconds to wait before SIGQUIT"))
@@ -65,7 +67,7 @@ def commands(version):
         names = ["init", "db_import"] + (["db_export"] if version.has("db_export") else []) + ["parse"]
         out["config"] = ("declarative configuration", ["file"], names, [CONF, PREFIX])
     if version.has("hybrid"):
-        out["hybrid"] = ("hybrid mode", [], ["gen_cert"], [("d", "days", "number", 1095, "validity")])
+        out["hybrid"] = ("hybrid mode", ["cert", "key"], ["gen_cert"], [("d", "days", "number", 1095, "validity")])
     if version.has("vault"):
         out["vault"] = ("vaults", ["reference"], ["get"], [])
     return dict(sorted(out.items()))
@@ -214,7 +216,7 @@ class Command:
     def migrator(self, settings):
         from .migrations import Migrator
 
-        return Migrator(self.version, settings, self.say, self.verbose,
+        return Migrator(self.version, settings, self.say, self.verbose, self.complain,
                         positive(self.options.get("db_timeout")), positive(self.options.get("lock_timeout")) or 60)
 
     # commands without a database
@@ -255,7 +257,7 @@ class Command:
     def prepare(self, settings):
         self.verbose("preparing nginx prefix directory at %s" % settings.prefix)
         prefixes.ensure(settings.prefix, self.say)
-        prefixes.write_conf(settings)
+        prefixes.write_conf(settings, self.options.get("nginx_conf"))
 
     def cmd_health(self, _subcommand, _words):
         path = prefixes.node_settings(self.version, self.options["prefix"])
@@ -314,48 +316,78 @@ class Command:
             deadline = time.monotonic() + 5
             while prefixes.running(settings.prefix) and time.monotonic() < deadline:
                 time.sleep(0.02)
+        elif not self.version.has("schema_meta"):
+            self.say = lambda text: None  # nothing to stop is no news, and neither is what follows
         return self.cmd_start(subcommand, words)
 
     def cmd_start(self, _subcommand, _words):
+        from .migrations import lines
+
         settings = self.load(self.options["conf"])
+        self.warn_of_cassandra(settings)
         path = settings.prefix
-        timeout = str(int((self.options["db_timeout"] or 60) * 1000))
+        timeout = str(int((self.options.get("db_timeout") or 60) * 1000))
         for key in ("pg_timeout", "cassandra_timeout", "cassandra_schema_consensus_timeout"):
-            settings.values[key] = timeout  # of the command, and from .kong_env on also of the node
+            if self.version.has("schema_meta"):
+                settings.values[key] = timeout  # of the command, and from .kong_env on also of the node
         first = self.version.has("start_writes_first")
         if first:
             self.prepare(settings)
         if prefixes.running(path):
             raise Failed("Kong is already running in %s" % path)
-        uses_database = settings.get("database") == "postgres"
-        if uses_database:
+        uses_database, state = settings.get("database") in KINDS, None
+        if uses_database and self.version.has("schema_meta"):
             migrator = self.migrator(settings)
             state = migrator.state()
         if not first:
             self.prepare(settings)
-        if uses_database:
+        if uses_database and self.version.has("schema_meta"):
             self.check_schema(migrator, state)
+        elif uses_database:
+            self.check_legacy(settings)
         from . import node
 
         try:
             node.start(settings)
         except node.StartError as error:
-            raise Failed("/usr/local/share/lua/5.1/kong/cmd/start.lua:64: " + str(error))
+            pending = ""
+            if state and state.pending:
+                pending = "\n".join(["nginx: [warn] [lua] init.lua:515: init(): database has pending migrations:"]
+                                    + lines(state.pending, True)) + "\n"
+            raise Failed("/usr/local/share/lua/5.1/kong/cmd/start.lua:64: %s%s" % (pending, error))
         self.say("Kong started")
         return 0
+
+    def check_legacy(self, settings):
+        from . import legacy
+
+        engine = legacy.OldEngine(self.version, settings, self.say)
+        if self.options["run_migrations"]:
+            engine.up()
+        legacy.check_start(engine, self.complain)
+
+    def warn_of_cassandra(self, settings):
+        if settings.get("database") != "cassandra":
+            return
+        if self.version.has("cassandra_deprecated"):
+            self.complain("warn", "Support for Cassandra is deprecated. Please refer to https://konghq.com/blog/"
+                          "cassandra-support-deprecated (deprecated after 2.7, scheduled for removal in 4.0)")
+        if settings.number("db_update_propagation", 0) == 0:
+            self.complain("warn", "You are using Cassandra but your 'db_update_propagation' setting is set to '0' "
+                          "(default). Due to the distributed nature of Cassandra, you should increase this value.")
 
     def check_schema(self, migrator, state):
         from .migrations import MigrationError, lines, needs_bootstrap
 
         lua = "/usr/local/share/lua/5.1/kong/cmd/utils/migrations.lua:"
-        if self.options["run_migrations"]:
+        if self.options["run_migrations"] and (state.needs_bootstrap or state.new):
             try:
                 migrator.up(state, False)
             except MigrationError as error:
                 text = str(error)
                 raise Failed(lua + "60: " + text if text.startswith("Cannot run") else text)
             state = migrator.state()
-        migrator.connection.close()
+        migrator.datastore.close()
         if not self.version.has("start_checks_schema"):
             return
         if state.needs_bootstrap and not (state.legacy and self.version.has("legacy")):
@@ -376,16 +408,18 @@ class Command:
             prefixes.ensure(settings.prefix, self.say)
             if self.version.has("migrations_write_conf"):
                 prefixes.write_conf(settings)
-        if settings.get("database") == "cassandra":
-            raise Failed("the stand-in has no Cassandra")
-        if subcommand == "migrate-apis":
-            raise Failed("the stand-in does not convert apis of Kong 0.14")
+        if not self.version.has("schema_meta"):
+            return self.legacy_migrations(subcommand, settings)
         migrator = self.migrator(settings)
         state = migrator.state()
         force = self.options["force"]
         try:
             if subcommand == "list":
-                return self.list(state)
+                return self.list(state, migrator.datastore)
+            if subcommand == "migrate-apis":
+                from .legacy import migrate_apis
+
+                return migrate_apis(migrator, state, force)
             if subcommand == "bootstrap":
                 return migrator.bootstrap(state, force)
             if subcommand == "up":
@@ -396,7 +430,16 @@ class Command:
         except MigrationError as error:
             raise Failed(str(error))
 
-    def list(self, state):
+    def legacy_migrations(self, subcommand, settings):
+        """Kong 0.14."""
+        from . import legacy
+
+        engine = legacy.OldEngine(self.version, settings, self.say)
+        if subcommand == "reset":
+            return engine.reset(legacy.confirmed(self.options["yes"]))
+        return engine.list() if subcommand == "list" else engine.up()
+
+    def list(self, state, datastore):
         from .migrations import lines, needs_bootstrap
 
         if not self.version.has("capitals"):
@@ -417,8 +460,8 @@ class Command:
             self.say("")
             self.complain("warn", "Database has pending migrations from a previous upgrade, and new migrations from "
                           "this upgrade (version %s)" % self.version)
-            self.say("\nRun 'kong migrations finish' when ready to complete pending migrations (postgres database "
-                     "will be incompatible with the previous Kong version)")
+            self.say("\nRun 'kong migrations finish' when ready to complete pending migrations (%s %s will be "
+                     "incompatible with the previous Kong version)" % (datastore.kind, datastore.container))
             return 4
         if state.pending:
             self.say("\nRun 'kong migrations finish' when ready")
@@ -476,17 +519,24 @@ class Command:
     def cmd_config(self, subcommand, words):
         from . import export
         from .migrations import MigrationError
-        from .pg import PgError
-
         try:
             return export.run(self, subcommand, words[0] if words else None)
         except export.ExportError as error:
             raise Failed(str(error))
-        except (MigrationError, PgError) as error:
+        except (MigrationError, DatastoreError) as error:
             raise Failed(str(error))
 
-    def cmd_hybrid(self, _subcommand, _words):
-        raise Failed("the stand-in has no hybrid mode")
+    def cmd_hybrid(self, _subcommand, words):
+        from . import hybrid
+        if len(words) == 1:
+            raise Failed("both cert and key path needs to be provided")
+        pair = [os.path.abspath(word) for word in words or ("./cluster.crt", "./cluster.key")]
+        try:
+            hybrid.gen_cert(*pair, self.options["days"])
+        except FileExistsError as error:
+            raise Failed(str(error))
+        self.say("Successfully generated certificate/key pairs, they have been written to: '%s' and '%s'." % tuple(pair))
+        return 0
 
     def cmd_vault(self, _subcommand, _words):
         raise Failed("the stand-in has no vaults")

@@ -117,6 +117,15 @@ class Settings:
     def listeners(self, key):
         return parse_listeners(self.get(key)) or []
 
+    @property
+    def is_data_plane(self):
+        return self.get("role") == "data_plane"
+
+    def listener_kinds(self):
+        """What a node of this role listens for."""
+        of_role = {"control_plane": ("admin", "status", "cluster"), "data_plane": ("proxy", "status")}
+        return of_role.get(self.get("role"), ("proxy", "admin", "status"))
+
     def plugins(self):
         out = []
         for name in split(self.get("plugins")):
@@ -140,6 +149,19 @@ class Settings:
             "schema": self.get("pg_schema"), "timeout": self.number("pg_timeout", 5000) / 1000.0,
             "ssl": self.flag("pg_ssl"), "ssl_verify": self.flag("pg_ssl_verify"),
             "max": int(self.number("pg_max_concurrent_queries", 0)),
+        }
+
+    def cassandra(self):
+        centers = (entry.partition(":") for entry in split(self.get("cassandra_data_centers")))
+        return {
+            "contact_points": split(self.get("cassandra_contact_points")),
+            "port": int(self.number("cassandra_port", 9042)), "keyspace": self.get("cassandra_keyspace"),
+            "user": self.get("cassandra_username"), "password": self.get("cassandra_password"),
+            "timeout": self.number("cassandra_timeout", 5000) / 1000.0, "ssl": self.flag("cassandra_ssl"),
+            "ssl_verify": self.flag("cassandra_ssl_verify"), "ca": self.get("lua_ssl_trusted_certificate"),
+            "repl_strategy": self.get("cassandra_repl_strategy"),
+            "repl_factor": int(self.number("cassandra_repl_factor", 1)),
+            "data_centers": {name: int(number or 0) for name, _colon, number in centers},
         }
 
 
@@ -211,8 +233,24 @@ def check(settings):
         prefix = "" if kind == "proxy" else kind + "_"
         if any(entry["ssl"] for entry in parse_listeners(values.get(kind + "_listen", "")) or ()):
             errors += check_certificate(values, prefix)
+    errors += check_role(values)
     if errors:
         raise ConfError(errors)
+
+
+def check_role(values):
+    """What is wrong with the settings of a control plane or a data plane."""
+    role, errors = values.get("role"), []
+    needs = {"control_plane": ("admin_listen", "cluster_listen"), "data_plane": ("proxy_listen",)}.get(role, ())
+    errors += ['%s must be specified when role = "%s"' % (key, role) for key in needs if values.get(key, "").strip() in ("", "off")]
+    if role == "control_plane" and values.get("database") == "off":
+        errors.append('in-memory storage can not be used when role = "control_plane"')
+    if role == "data_plane" and values.get("database") != "off":
+        errors.append('only in-memory storage can be used when role = "data_plane"\nHint: set database = off in your kong.conf')
+    pair = ("cluster_cert", "cluster_cert_key") if needs else ()
+    if not all(values.get(key) for key in pair):
+        return errors + ["cluster certificate and key must be provided to use Hybrid mode"]
+    return errors + ["%s: no such file at %s" % (key, values[key]) for key in pair if not os.path.exists(values[key])]
 
 
 def check_certificate(values, prefix):

@@ -8,12 +8,13 @@ what it cannot know, the way the real one does. Above all: from 2.1 on every rea
 what a node up to 2.0 writes after ``finish`` belongs to none.
 """
 
+import json
 import time
 import uuid
 
 from .pg import array, identifier, quote
 
-ALWAYS = (1, 0)
+ALWAYS = (0, 14)
 
 
 def field(name, kind="text", since=ALWAYS, default=None, until=None):
@@ -41,19 +42,21 @@ ENTITIES = {
         field("tls_verify", "bool", (2, 1)), field("tls_verify_depth", "int", (2, 1)),
         field("ca_certificates", "uuids", (2, 1)), field("enabled", "bool", (2, 7), True)]},
     "routes": {"unique": "name", "fields": [
-        ID, CREATED, field("updated_at", "time"), field("name"), field("service", "services"),
+        ID, CREATED, field("updated_at", "time"), field("name", since=(1, 0)), field("service", "services"),
         field("protocols", "array", default=["http", "https"]), field("methods", "array"), field("hosts", "array"),
-        field("paths", "array"), field("snis", "array"), field("sources", "jsons"), field("destinations", "jsons"),
+        field("paths", "array"), field("snis", "array", (1, 0)), field("sources", "jsons", (1, 0)),
+        field("destinations", "jsons", (1, 0)),
         field("regex_priority", "int", default=0), field("strip_path", "bool", default=True),
         field("preserve_host", "bool", default=False), TAGS,
         field("https_redirect_status_code", "int", (1, 2), 426), field("headers", "json", (1, 3)),
-        field("path_handling", "text", (1, 5), "v0"), field("request_buffering", "bool", (2, 2), True),
+        field("path_handling", "text", (1, 5), "v1", (2, 0)), field("path_handling", "text", (2, 0), "v0"),
+        field("request_buffering", "bool", (2, 2), True),
         field("response_buffering", "bool", (2, 2), True)]},
     "consumers": {"unique": "username", "fields": [ID, CREATED, field("username"), field("custom_id"), TAGS]},
     "plugins": {"fields": [
         ID, CREATED, field("name"), CONSUMER, field("service", "services"), field("route", "routes"),
-        field("config", "json", default={}), field("enabled", "bool", default=True), field("cache_key", "hidden"),
-        field("run_on", "text", ALWAYS, "first", (2, 0)), TAGS,
+        field("api", "apis", until=(1, 0)), field("config", "json", default={}), field("enabled", "bool", default=True),
+        field("cache_key", "hidden", (1, 0)), field("run_on", "text", (1, 0), "first", (2, 0)), TAGS,
         field("protocols", "array", (1, 1), ["grpc", "grpcs", "http", "https"])]},
     "upstreams": {"unique": "name", "fields": [
         ID, CREATED, field("name"), field("hash_on", default="none"), field("hash_fallback", default="none"),
@@ -63,8 +66,14 @@ ENTITIES = {
         field("host_header", since=(1, 4)), field("client_certificate", "certificates", (2, 1))]},
     "targets": {"fields": [
         ID, CREATED, field("upstream", "upstreams"), field("target"), field("weight", "int", default=100), TAGS]},
-    "acls": {"plugin": "acl", "fields": [ID, CREATED, CONSUMER, field("group"), field("cache_key", "hidden"),
+    "acls": {"plugin": "acl", "fields": [ID, CREATED, CONSUMER, field("group"), field("cache_key", "hidden", (1, 0)),
                                          field("tags", "array", (1, 4))]},
+    "apis": {"until": (1, 0), "unique": "name", "fields": [
+        ID, CREATED, field("name"), field("upstream_url"), field("uris", "text_list"), field("hosts", "text_list"),
+        field("methods", "text_list"), field("strip_uri", "bool", default=True), field("preserve_host", "bool", default=False),
+        field("https_only", "bool", default=False), field("http_if_terminated", "bool", default=False),
+        field("retries", "int", default=5), field("upstream_connect_timeout", "int", default=60000),
+        field("upstream_send_timeout", "int", default=60000), field("upstream_read_timeout", "int", default=60000)]},
     "basicauth_credentials": {"plugin": "basic-auth", "unique": "username", "fields": [
         ID, CREATED, CONSUMER, field("username"), field("password"), field("tags", "array", (1, 4))]},
     "hmacauth_credentials": {"plugin": "hmac-auth", "unique": "username", "fields": [
@@ -112,10 +121,12 @@ class Entity:
         self.unique = entry.get("unique")
         self.key = entry.get("key", "id")
         self.plugin = entry.get("plugin")
-        self.exists = version.number >= entry.get("since", ALWAYS)
+        self.exists = version.number >= entry.get("since", ALWAYS) and version.number < entry.get("until", (99,))
         self.in_workspace = entry.get("workspace", True) and version.has("workspaces")
         self.fields = [f for f in entry["fields"] if version.number >= f["since"]
                        and (f["until"] is None or version.number < f["until"])]
+        if self.unique not in [f["name"] for f in self.fields]:
+            self.unique = None  # routes of 0.14 have no name
 
     @staticmethod
     def column(spec):
@@ -135,8 +146,11 @@ class Entity:
                 out.append(name)
         return ", ".join(out)
 
-    def select(self, workspace, where=None, order=None, limit=None):
-        conditions = [where] if where else []
+    def select(self, workspace, where=None, after=None, limit=None):
+        """Rows whose columns have the values in ``where`` (dict); of a key greater than ``after``; at most ``limit``."""
+        conditions = ["%s = %s" % (identifier(name), quote(value)) for name, value in (where or {}).items()]
+        if after:
+            conditions.append("id > %s" % quote(after))
         if self.in_workspace:
             conditions.append("ws_id = %s" % quote(workspace))
         if any(spec["kind"] == "ttl" for spec in self.fields):
@@ -144,9 +158,17 @@ class Entity:
         sql = "SELECT %s FROM %s" % (self.columns(), self.name)
         if conditions:
             sql += " WHERE " + " AND ".join(conditions)
-        if order or self.key:
-            sql += " ORDER BY " + (order or self.key)
+        if self.key:
+            sql += " ORDER BY " + self.key
         return sql + (" LIMIT %d" % limit if limit else "")
+
+    def cut(self, rows, after=None, limit=None):
+        """What of ``rows`` was asked for: all, where the datastore has seen to it."""
+        return rows
+
+    def unique_fields(self, values):
+        """Conditions (dict) of which no other row may meet one; none, where the datastore sees to it."""
+        return []
 
     def entity(self, row):
         """A row as the Admin API shows it."""
@@ -157,8 +179,20 @@ class Entity:
                 continue
             if spec["kind"] in ENTITIES:
                 value = None if value is None else {"id": value}
+            if spec["kind"] == "text_list":
+                value = json.loads(value) if value else None
             out[spec["name"]] = value
         return out
+
+    def shown(self, values):
+        """Values that were accepted, as the Admin API shows them."""
+        return {spec["name"]: values.get(spec["name"]) for spec in self.fields if spec["kind"] != "hidden"}
+
+    def has(self, shown, column, value):
+        """Whether an entity, as the Admin API shows it, has a value in a column."""
+        spec = next(spec for spec in self.fields if self.column(spec) == column)
+        mine = shown[spec["name"]]
+        return (mine or {}).get("id") == value if spec["kind"] in ENTITIES else mine == value
 
     def literal(self, spec, value):
         kind = spec["kind"]
@@ -170,13 +204,11 @@ class Entity:
             return array(value)
         if kind == "uuids":
             return array(value, "uuid")
+        if kind == "text_list":
+            return quote(json.dumps(value))
         if kind == "json":
-            import json
-
             return quote(json.dumps(value)) + "::jsonb"
         if kind == "jsons":
-            import json
-
             return array([json.dumps(v) for v in value], "jsonb")
         if kind == "time":
             return "to_timestamp(%s)" % quote(value)
@@ -208,7 +240,7 @@ class Entity:
                     out[name] = False
                 else:
                     errors[name] = "expected a boolean"
-            elif kind in ("array", "uuids", "jsons"):
+            elif kind in ("array", "uuids", "jsons", "text_list"):
                 out[name] = value if isinstance(value, list) else [value]
             elif kind == "json":
                 if isinstance(value, dict):
@@ -276,6 +308,9 @@ class Entity:
             where += " AND ws_id = %s" % quote(workspace)
         return "UPDATE %s SET %s WHERE %s" % (self.name, ", ".join(sets), where)
 
+    def delete(self, key):
+        return "DELETE FROM %s WHERE id = %s" % (self.name, quote(key))
+
     def cache_key(self, values, workspace):
         """The unique key of plugins and acls, and the name of an entry in a node's cache."""
         if self.name == "plugins":
@@ -300,8 +335,8 @@ def hash_password(password, consumer):
     return sha1((password + consumer).encode("utf-8")).hexdigest()
 
 
-def all_entities(version, plugins):
+def all_entities(version, plugins, kind=Entity):
     """The entities of a version, those of plugins only where the plugin is loaded."""
-    found = {name: Entity(name, version) for name in ENTITIES}
+    found = {name: kind(name, version) for name in ENTITIES}
     return {name: entity for name, entity in found.items()
             if entity.exists and (entity.plugin is None or entity.plugin in plugins)}

@@ -17,13 +17,17 @@ import uuid
 
 from . import conf
 from . import prefix as prefixes
+from .datastore import KINDS, DatastoreError, rows
 from .entities import ENTITIES, NotUsable, all_entities
 from .migrations import MigrationError
-from .pg import Connection, PgError, quote
 
 ORDER = ("ca_certificates", "certificates", "snis", "services", "consumers", "parameters", "routes", "plugins",
          "upstreams", "targets", "acls", "basicauth_credentials", "hmacauth_credentials", "jwt_secrets",
          "keyauth_credentials", "oauth2_credentials", "sessions", "acme_storage", "ratelimiting_metrics", "vaults_beta")
+# Plugins whose lists 2.1 has renamed.
+LISTED, RENAMED = ("acl", "bot-detection", "ip-restriction"), {"whitelist": "allow", "blacklist": "deny"}
+# Of a row that is imported, the real one looks for what is there first.
+UNREADABLE = re.compile("unconfigured table|Undefined column")
 # what the real one happens to read first; it decides the error on a database of another version
 FIRST = {(2, 0): ("sessions", "acme_storage"), (2, 1): ("ratelimiting_metrics",)}
 NESTED = {"services": {"routes": "service", "plugins": "service"}, "routes": {"plugins": "route"},
@@ -54,48 +58,93 @@ def run(command, subcommand, file):
         return init(version, file)
     default = command.load(command.options["conf"])
     env = prefixes.env_path(default.prefix)
-    settings = conf.load(version, env, default.prefix) if os.path.exists(env) else default
+    settings = of_a_node(version, env, default.prefix) if os.path.exists(env) else default
     if settings.get("database") == "off" and subcommand != "parse":
         raise ExportError("'kong config %s' only works with a database.\nWhen using database=off, reload your "
                           "declarative configuration\nusing the /config endpoint." % subcommand)
-    connection = connect(version, settings)
+    store = rows(version, settings) if settings.get("database") != "off" else None
+    connection = connect(store, settings) if store else None
     for name in settings.missing_plugins():
         raise ExportError("no configuration schema found for plugin: %s" % name)
     if subcommand == "db_export":
-        return db_export(version, settings, connection, file)
+        return db_export(version, store, connection, file)
     if file is None:
         raise ExportError("expected a declarative configuration file; see `kong config --help`")
-    document, failure = read_document(version, file), None
-    if isinstance(document, str):
-        failure = document
-    else:
-        rows, errors = flatten(version, settings, document)
-        if errors:
-            failure = render_errors(errors)
-    if failure:
-        raise ExportError("Failed parsing:\n" + failure)
+    try:
+        found, transform = parse(version, settings, file)
+    except ExportError as error:
+        raise ExportError("Failed parsing:\n%s" % error)
     if subcommand == "parse":
         command.say("parse successful")
         return 0
     command.say("parse successful, beginning import")
     try:
-        db_import(version, settings, connection, rows, document.get("_transform", True) is not False)
-    except PgError as error:
-        raise ExportError("Failed importing:\n[postgres] %s" % error)
+        db_import(version, store, connection, found, transform)
+    except DatastoreError as error:
+        words = store.words_of_select if UNREADABLE.search(str(error)) else store.words_of_update
+        raise ExportError("Failed importing:\n%s%s%s" % (store.prefix, words, error))
     command.say("import successful")
     return 0
 
 
-def connect(version, settings):
-    if settings.get("database") != "postgres":
+def of_a_node(version, env, prefix):
+    """The settings in a ``.kong_env``. From 2.1 on one of 1.x is refused: what it calls client_max_body_size has another name."""
+    given = conf.read(env)
+    if version.number >= (2, 1) and "client_max_body_size" in given and "nginx_http_client_max_body_size" not in given:
+        raise ExportError("nginx_http_client_max_body_size is not a string: '%s'" % given["client_max_body_size"])
+    return conf.load(version, env, prefix)
+
+
+def parse(version, settings, file):
+    """(rows per entity as flatten() has them, whether passwords are to be hashed). Raises ExportError."""
+    document = read_document(version, file)
+    if isinstance(document, str):
+        raise ExportError(document)
+    found, errors = flatten(version, settings, document)
+    if errors:
+        raise ExportError(render_errors(errors))
+    return found, document.get("_transform", True) is not False
+
+
+def declared(version, settings):
+    """{entity: [as the Admin API shows it]} of the declarative configuration of a node without a database; raises ExportError."""
+    entities = all_entities(version, settings.plugins())
+    file = settings.get("declarative_config")
+    if not file:
+        return {name: [] for name in entities}
+    try:
+        found, transform = parse(version, settings, file)
+    except ExportError as error:
+        raise ExportError("error parsing declarative config file %s:\n%s" % (file, error))
+    return {name: [entity.shown(completed(entity, values, transform)) for values in found.get(name, ())]
+            for name, entity in entities.items()}
+
+
+def with_new_names(plugin, config):
+    """Lists by their names of 2.1; of both names, the old one counts where it has a value."""
+    if plugin not in LISTED:
+        return config
+    said = {new: config[old] for old, new in RENAMED.items() if config.get(old) is not None}
+    return {**{key: value for key, value in config.items() if key not in RENAMED}, **said}
+
+
+def completed(entity, values, transform):
+    """An entity with its defaults; without ``transform`` a password is a hash already."""
+    out = entity.complete(values)
+    if entity.name == "plugins" and entity.version.has("allow_deny") and out.get("config"):
+        out["config"] = with_new_names(out["name"], out["config"])
+    if not transform and values.get("password") is not None:
+        out["password"] = values["password"]
+    return out
+
+
+def connect(store, settings):
+    if settings.get("database") not in KINDS:
         raise ExportError("the stand-in has no %s" % settings.get("database"))
     try:
-        return Connection(settings.database(), None, version.scram)
-    except PgError as error:
-        text = str(error)
-        if text.startswith(("don't know", "module ")):
-            raise MigrationError(text)
-        raise MigrationError("[PostgreSQL error] failed to retrieve PostgreSQL server_version_num: " + text)
+        return store.blocking()
+    except DatastoreError as error:
+        raise MigrationError(str(error))
 
 
 def absolute(version, file):
@@ -175,7 +224,7 @@ def exported_row(version, entity, row):
     return out
 
 
-def db_export(version, settings, connection, file):
+def db_export(version, store, connection, file):
     path = absolute(version, file or "kong.yml")
     if os.path.exists(path):
         raise ExportError("%s already exists. Will not overwrite it." % path)
@@ -183,11 +232,13 @@ def db_export(version, settings, connection, file):
         handle = open(path, "w", encoding="utf-8")
     except OSError:
         return 0  # as the real one: no word, no file
-    entities = all_entities(version, settings.plugins())
+    entities = store.entities
     first = FIRST.get(version.number[:2], ())
     names = [n for n in first if n in entities] + [n for n in ORDER if n in entities and n not in first]
     if not version.has("export_basicauth"):
         names = [name for name in names if name != "basicauth_credentials"]
+    if not version.has("export_counters"):
+        names = [name for name in names if name != "ratelimiting_metrics"]
     sections = {}
     with handle:
         handle.write("_format_version: '%s'\n" % ("2.1" if version.has("export_transform") else "1.1"))
@@ -198,16 +249,17 @@ def db_export(version, settings, connection, file):
             for name in names:
                 entity = entities[name]
                 if entity.in_workspace and workspace is None:
-                    workspace = connection.query("SELECT id FROM workspaces WHERE name = 'default'")[0]["id"]
+                    workspace = connection.query(store.workspace)[0]["id"]
                 sections[name] = [exported_row(version, entity, row)
-                                  for row in connection.query(entity.select(workspace))]
-        except PgError as error:
+                                  for row in entity.cut(connection.query(entity.select(workspace)))]
+        except DatastoreError as error:
+            told = store.prefix + store.words_of_page + str(error)
             if version.number < (2, 0):
                 raise ExportError("attempt to index local 'row' (a boolean value)")
             if version.has("workspaces"):
-                sys.stderr.write("%s [error] %d#0: *2 [kong] init.lua:443 [postgres] %s, context: ngx.timer\n" % (
-                    time.strftime("%Y/%m/%d %H:%M:%S"), os.getpid(), error))
-            raise ExportError("[postgres] %s" % error)
+                sys.stderr.write("%s [error] %d#0: *2 [kong] init.lua:443 %s, context: ngx.timer\n" % (
+                    time.strftime("%Y/%m/%d %H:%M:%S"), os.getpid(), told))
+            raise ExportError(told)
         for name in ORDER:
             if sections.get(name):
                 lines = []
@@ -358,16 +410,24 @@ def resolve(entities, rows):
                         reference["id"] = names[spec["kind"], reference["id"]]
 
 
-def db_import(version, settings, connection, rows, transform):
-    entities = all_entities(version, settings.plugins())
+def db_import(version, store, connection, found, transform):
     workspace = None
     if version.has("workspaces"):
-        workspace = connection.query("SELECT id FROM workspaces WHERE name = %s" % quote("default"))[0]["id"]
+        workspace = connection.query(store.workspace)[0]["id"]
     for name in ORDER:
-        entity = entities.get(name)
-        for values in rows.get(name, ()):
-            stored = values.get("password")
-            values = entity.complete(values)
-            if not transform and stored is not None:
-                values["password"] = stored
-            connection.query(entity.insert(values, workspace, upsert=True))
+        entity = store.entities.get(name)
+        for values in found.get(name, ()):
+            values = completed(entity, values, transform)
+            if name != "targets" or version.number < (2, 2) or only_the_youngest(connection, entity, workspace, values):
+                connection.query(entity.insert(values, workspace, upsert=True))
+
+
+def only_the_youngest(connection, entity, workspace, values):
+    """Whether a target is to be imported: from 2.2 on an upstream has one of a name, the youngest; older ones are deleted."""
+    for row in connection.query(entity.select(workspace, {"upstream_id": values["upstream"]["id"]})):
+        there = entity.entity(row)
+        if there["target"] == values["target"] and there["id"] != values["id"]:
+            if there["created_at"] >= values["created_at"]:
+                return False
+            connection.query(entity.delete(there["id"]))
+    return True

@@ -10,8 +10,8 @@ import time
 from urllib.parse import parse_qs, unquote
 
 from .conf import split
+from .datastore import DatastoreError
 from .entities import hash_password
-from .pg import PgError
 from .proxy import UpstreamError, upstream_path
 
 MESSAGES = {
@@ -54,8 +54,11 @@ async def serve(node, connection, request):
     if path.startswith(("http://", "https://")):
         path = "/" + path.split("/", 3)[3] if path.count("/") > 2 else "/"
     match = node.store.router.match(request.method, request.header(b"host"), unquote(path), request.headers)
+    if match is None and node.version.has("apis"):
+        match = node.store.api_router.match(request.method, request.header(b"host"), unquote(path), request.headers)
     if match is None:
-        answer(node, connection, request, 404, {"message": "no Route matched with those values"})
+        nothing = "no route and no API found" if node.version.has("apis") else "no Route matched"
+        answer(node, connection, request, 404, {"message": nothing + " with those values"})
         return
     route, service, matched = match
     try:
@@ -63,7 +66,7 @@ async def serve(node, connection, request):
     except Refused as refused:
         answer(node, connection, request, refused.status, {"message": refused.message}, refused.headers)
         return
-    except PgError as error:
+    except DatastoreError as error:
         node.log("error", "%s" % error)
         answer(node, connection, request, 500, {"message": MESSAGES[500]})
         return
@@ -76,17 +79,19 @@ async def serve(node, connection, request):
 async def plugins(node, request, route, service):
     """Run the plugins the stand-in knows; returns header fields for the upstream. Raises Refused."""
     store = node.store
-    ids = route["id"], (service or {}).get("id")
+    api = route["id"] if route.get("api") else None
+    ids = (None, None) if api else (route["id"], (service or {}).get("id"))
+    await store.look_up(*ids, api)
     extra, consumer = [], None
 
-    plugin = store.plugin("bot-detection", *ids)
+    plugin = store.plugin("bot-detection", *ids, api=api)
     if plugin:
         bot_detection(plugin["config"], request)
-    plugin = store.plugin("ip-restriction", *ids)
+    plugin = store.plugin("ip-restriction", *ids, api=api)
     if plugin:
         ip_restriction(node, plugin["config"], request)
     for name, run in (("key-auth", key_auth), ("basic-auth", basic_auth)):
-        plugin = store.plugin(name, *ids)
+        plugin = store.plugin(name, *ids, api=api)
         if plugin:
             credential = await run(store, plugin["config"], request)
             consumer = await store.consumer(credential["consumer"]["id"])
@@ -95,10 +100,10 @@ async def plugins(node, request, route, service):
             extra += [b"X-Consumer-ID: " + consumer["id"].encode()]
             if consumer.get("username"):
                 extra.append(b"X-Consumer-Username: " + consumer["username"].encode())
-    plugin = store.plugin("acl", *ids, *(((consumer or {}).get("id"),)))
+    plugin = store.plugin("acl", *ids, (consumer or {}).get("id"), api)
     if plugin:
         await acl(store, plugin["config"], consumer)
-    plugin = store.plugin("request-termination", *ids, *(((consumer or {}).get("id"),)))
+    plugin = store.plugin("request-termination", *ids, (consumer or {}).get("id"), api)
     if plugin:
         config = plugin["config"]
         raise Refused(config.get("status_code") or 503, config.get("message") or "Service unavailable")
@@ -121,7 +126,7 @@ async def key_auth(store, config, request):
         raise Refused(401, "No API key found in request", [("WWW-Authenticate", 'Key realm="kong"')])
     credential = await store.credential("keyauth_credentials", "key", key)
     if credential is None:
-        raise Refused(401, "Invalid authentication credentials")
+        raise Refused(401 if store.version.has("wrong_key_is_401") else 403, "Invalid authentication credentials")
     return credential
 
 
@@ -136,7 +141,7 @@ async def basic_auth(store, config, request):
         raise Refused(401, "Invalid authentication credentials", realm)
     credential = await store.credential("basicauth_credentials", "username", name)
     if credential is None or credential["password"] != hash_password(password, credential["consumer"]["id"]):
-        raise Refused(401, "Invalid authentication credentials")
+        raise Refused(401 if store.version.has("wrong_key_is_401") else 403, "Invalid authentication credentials")
     return credential
 
 
@@ -265,4 +270,5 @@ async def forward(node, connection, request, route, service, path, matched, extr
         connection.server.log_access(request, status, upstream.sent)
         return
     node.log("error", "upstream: %s" % last)
-    answer(node, connection, request, last.status, {"message": MESSAGES.get(last.status, MESSAGES[502])})
+    answer(node, connection, request, last.status, {
+        "message": str(last) if last.told else MESSAGES.get(last.status, MESSAGES[502])})

@@ -20,7 +20,7 @@ import uuid
 
 from . import conf
 from . import prefix as prefixes
-from .pg import PgError
+from .datastore import DatastoreError
 from .versions import Version
 
 BIND_TRIES = 5
@@ -31,6 +31,8 @@ EVENT_TTL = 3600
 
 INIT_ERROR = ("nginx: [error] init_by_lua error: /usr/local/share/lua/5.1/kong/init.lua:443: %s\n"
               "stack traceback:\n\t[C]: in function 'assert'\n")
+WORKSPACE_ERROR = ("nginx: [error] init_by_lua error: /usr/local/share/lua/5.1/kong/runloop/plugins_iterator.lua:438: %s\n"
+                   "stack traceback:\n\t[C]: in function 'assert'\n")
 
 
 class StartError(Exception):
@@ -83,11 +85,13 @@ def _become_node():
 def bind(settings, keep=None):
     """Sockets for every listener: {(kind, address, port): socket}; those in ``keep`` are used again."""
     wanted = []
-    for kind in ("proxy", "admin", "status"):
+    for kind in settings.listener_kinds():
         if kind == "status" and not settings.version.has("status_listen"):
             continue
         for listener in settings.listeners(kind + "_listen"):
-            if listener["ssl"] and not (settings.get("ssl_cert") and settings.get("ssl_cert_key")):
+            if kind == "cluster":
+                listener = dict(listener, ssl=True)
+            elif listener["ssl"] and not (settings.get("ssl_cert") and settings.get("ssl_cert_key")):
                 continue  # no certificate is made up: README, "What it does not do"
             wanted.append((kind, listener))
     sockets, complaints = {}, []
@@ -230,7 +234,8 @@ class Node:
     async def main(self):
         import asyncio
 
-        from .store import Store
+        from . import hybrid
+        from .store import NoWorkspace, Store
 
         self.loop = asyncio.get_running_loop()
         self.stopped = self.loop.create_future()
@@ -238,11 +243,13 @@ class Node:
         for name in self.settings.missing_plugins():
             raise StartError(INIT_ERROR % ("error loading plugin schemas: on plugin '%s': %s plugin is enabled but not "
                                            "installed;\nno plugin found" % (name, name)))
-        self.store = Store(self)
         try:
+            self.store = Store(self)
             await self.store.open()
-        except PgError as error:
-            kind = "[postgres] " if error.code else ""
+        except NoWorkspace as error:
+            raise StartError(WORKSPACE_ERROR % error)
+        except DatastoreError as error:
+            kind = self.store.rows.prefix if error.code else ""
             raise StartError(INIT_ERROR % (kind + str(error)))
         self.loop.add_signal_handler(signal.SIGQUIT, self.quit)
         self.loop.add_signal_handler(signal.SIGTERM, self.stop)
@@ -254,7 +261,7 @@ class Node:
         self.write_pid()
         if self.report is not None:
             self._detach()
-        poller = self.loop.create_task(self.store.follow())
+        poller = self.loop.create_task(hybrid.follow(self) if self.settings.is_data_plane else self.store.follow())
         flusher = self.loop.create_task(self._flush())
         await self.stopped
         poller.cancel()
@@ -307,8 +314,13 @@ class Node:
             self.stop()
 
     def reload(self):
+        # The workers load the Lua code that the command has put there since, on the nginx that runs on: see prefix.written_by.
+        version = Version(prefixes.written_by(self.settings.prefix) or self.version.name)
+        if version.openresty != self.version.openresty:
+            self.log("alert", "Kong %s does not run on OpenResty %s" % (version, self.version.openresty))
+            version = self.version
         try:
-            settings = conf.load(Version(self.version.name), prefixes.env_path(self.settings.prefix),
+            settings = conf.load(version, prefixes.env_path(self.settings.prefix),
                                  self.settings.prefix, environ={}, search=False)
         except conf.ConfError as error:
             self.log("error", "reload: %s" % error)
@@ -319,7 +331,7 @@ class Node:
         except StartError as error:
             self.log("emerg", str(error))
             return
-        self.settings = settings
+        self.settings, self.version = settings, version
         for server in list(self.servers):
             if server.key not in sockets:
                 server.close()
@@ -361,18 +373,22 @@ class Listener:
     """One listening socket and what is served on it."""
 
     def __init__(self, node, key, sock):
-        from . import admin, handler
+        from . import admin, handler, hybrid
 
         self.node, self.key, self.socket = node, key, sock
         self.loop, self.counters = node.loop, node.counters
         self.kind = key[0]
         self.context = None
-        if key[3]:
+        if self.kind == "cluster":
+            import ssl
+
+            self.context = hybrid.context(node.settings, ssl.PROTOCOL_TLS_SERVER)
+        elif key[3]:
             import ssl
 
             self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self.context.load_cert_chain(node.settings.get("ssl_cert"), node.settings.get("ssl_cert_key"))
-        self.serve = {"proxy": handler.serve, "admin": admin.serve, "status": admin.serve_status}[self.kind]
+        self.serve = {"proxy": handler.serve, "admin": admin.serve, "status": admin.serve_status, "cluster": hybrid.serve}[self.kind]
         self.closed_for_good = False
         self.loop.add_reader(sock.fileno(), self._accept)
 

@@ -12,17 +12,26 @@ matters here: the server goes on with a statement after its client has gone.
 import socket
 import struct
 
+from .datastore import DatastoreError, NotUnique, Unknown
+
 SCRAM_YES = "yes"
 SCRAM_NO = "no"
 SCRAM_BROKEN = "broken"
 
 
-class PgError(Exception):
-    """What the database, or the way to it, answered. ``code`` is the SQLSTATE, empty when there was no answer."""
+class PgError(DatastoreError):
+    """``code`` is the SQLSTATE."""
 
-    def __init__(self, message, code=""):
-        super().__init__(message)
-        self.code = code
+
+class PgNotUnique(PgError, NotUnique):
+    """A unique constraint was violated."""
+
+
+class PgUnknown(PgError, Unknown):
+    """A foreign key was violated."""
+
+
+KINDS = {"23505": PgNotUnique, "23503": PgUnknown}
 
 
 def quote(value):
@@ -251,10 +260,10 @@ class Session:
             text += " (%s)" % fields["P"]
         if fields.get("D") and "M" in fields:
             text += "\n" + fields["D"]
-        return PgError(text, fields.get("C", ""))
+        return KINDS.get(fields.get("C"), PgError)(text, fields.get("C", ""))
 
 
-def _reason(error):
+def reason(error):
     """The words of an operating system error, as Kong's client says them."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
@@ -284,7 +293,7 @@ class Connection:
         try:
             self.socket = socket.create_connection((settings["host"], settings["port"]), self.timeout)
         except OSError as error:
-            raise PgError(_reason(error))
+            raise PgError(reason(error))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if settings["ssl"]:
             self.socket.sendall(struct.pack("!ii", 8, 80877103))
@@ -317,7 +326,7 @@ class Connection:
                 if answer:
                     self.socket.sendall(answer)
         except OSError as error:
-            raise PgError("receive_message: failed to get type: " + _reason(error))
+            raise PgError("receive_message: failed to get type: " + reason(error))
         if session.error:
             raise session.error
         return session.result
@@ -366,7 +375,7 @@ class AsyncConnection:
                 await self.writer.start_tls(context, server_hostname=settings["host"])
         except (OSError, asyncio.TimeoutError) as error:
             self.close()
-            raise PgError(_reason(error) if isinstance(error, OSError) else "timeout")
+            raise PgError(reason(error) if isinstance(error, OSError) else "timeout")
         await self._exchange(self.session.startup())
         if settings["schema"]:
             await self._exchange(self.session.query("SET SCHEMA %s" % quote(settings["schema"])))
@@ -400,7 +409,7 @@ class AsyncConnection:
         except (OSError, asyncio.TimeoutError) as error:
             self.close()
             raise PgError("receive_message: failed to get type: "
-                          + (_reason(error) if isinstance(error, OSError) else "timeout"))
+                          + (reason(error) if isinstance(error, OSError) else "timeout"))
         except PgError:
             self.close()
             raise

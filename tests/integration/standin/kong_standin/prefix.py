@@ -4,6 +4,7 @@
 """The working directory of a node: its files, its pid, its signals."""
 
 import os
+import re
 import signal
 import time
 
@@ -71,17 +72,32 @@ def write(path, text, mode):
         stream.write(text)
 
 
-def write_conf(settings):
-    """``.kong_env`` and files in the place of nginx's configuration."""
+def write_conf(settings, template=None):
+    """``.kong_env`` and files in the place of nginx's configuration: a template of the user's own as it is, not compiled."""
     prefix = settings.prefix
     note = "# The stand-in for kong %s has no nginx; this file only marks the place.\n" % settings.version
-    write(os.path.join(prefix, "nginx.conf"), note + "pid pids/nginx.pid;\ndaemon %s;\ninclude 'nginx-kong.conf';\n"
-          % ("on" if settings.daemon else "off"), 0o644)
+    main = "pid pids/nginx.pid;\ndaemon %s;\nhttp {\n    include 'nginx-kong.conf';\n}\n" % ("on" if settings.daemon else "off")
+    if template:
+        if not os.path.exists(template):
+            raise PrefixError("no such file: %s" % template)
+        with open(template, encoding="utf-8") as stream:
+            main = stream.read()
+    write(os.path.join(prefix, "nginx.conf"), note + main, 0o644)
     listen = "".join("# %s = %s\n" % (key, settings.get(key)) for key in conf.LISTENERS if settings.get(key))
     write(os.path.join(prefix, "nginx-kong.conf"), note + listen, 0o644)
     write(env_path(prefix), conf.render_env(settings), 0o640)
     if not os.path.exists(pid_path(prefix)):
         write(pid_path(prefix), "", 0o644)  # the real command tests nginx's configuration, and that leaves this
+
+
+def written_by(prefix):
+    """The version of the command that wrote the files of the prefix last, or None."""
+    try:
+        with open(os.path.join(prefix, "nginx.conf"), encoding="utf-8") as stream:
+            found = re.match(r"# The stand-in for kong (\S+) ", stream.readline())
+    except OSError:
+        return None
+    return found.group(1) if found else None
 
 
 def node_settings(version, prefix=None):

@@ -285,11 +285,12 @@ class ClientConnection(asyncio.Protocol):
 
 
 class UpstreamError(Exception):
-    """``status`` is what the client gets; ``retry`` says that nothing of an answer was seen."""
+    """``status`` is what the client gets; ``retry`` says that nothing of an answer was seen, ``told`` that the client gets
+    the text as well."""
 
-    def __init__(self, status, text, retry=False):
+    def __init__(self, status, text, retry=False, told=False):
         super().__init__(text)
-        self.status, self.retry = status, retry
+        self.status, self.retry, self.told = status, retry, told
 
 
 class UpstreamConnection(asyncio.Protocol):
@@ -528,6 +529,8 @@ class Pool:
                 lambda: UpstreamConnection(self.loop), address[0], address[1], ssl=context), timeout)
         except asyncio.TimeoutError:
             raise UpstreamError(504, "upstream timed out", retry=True)
+        except socket.gaierror:
+            raise UpstreamError(503, "name resolution failed", told=True)
         except OSError as error:
             raise UpstreamError(502, str(error), retry=True)
         return connection, False

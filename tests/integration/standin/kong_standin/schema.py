@@ -255,7 +255,13 @@ def finish_credentials(*names):
 
 
 def finish_001(connection, version):
-    connection.query("DROP TABLE IF EXISTS schema_migrations")
+    connection.query("UPDATE plugins SET cache_key = 'plugins:' || name || ':' || coalesce(route_id::text, '') || ':' || "
+                     "coalesce(service_id::text, '') || ':' || coalesce(consumer_id::text, '') || ':' WHERE cache_key IS NULL")
+    connection.query("ALTER TABLE plugins DROP COLUMN IF EXISTS api_id; DROP TABLE IF EXISTS schema_migrations")
+
+
+def finish_acl_001(connection, version):
+    connection.query("UPDATE acls SET cache_key = 'acls:' || consumer_id || ':' || \"group\" || ':::' WHERE cache_key IS NULL")
 
 
 def finish_nothing(connection, version):
@@ -288,9 +294,17 @@ def base_oauth2(version):
 
 UP = {
     "core/000_base": base,
-    "core/001_14_to_15": text(table("apis", "id UUID PRIMARY KEY", CREATED, "name TEXT UNIQUE", "upstream_url TEXT",
-                                    "preserve_host BOOLEAN", "retries SMALLINT DEFAULT 5", "uris TEXT", "hosts TEXT",
-                                    "methods TEXT", "strip_uri BOOLEAN", "https_only BOOLEAN")),
+    "core/001_14_to_15": text(
+        table("apis", "id UUID PRIMARY KEY", CREATED, "name TEXT UNIQUE", "upstream_url TEXT", "preserve_host BOOLEAN",
+              "retries SMALLINT DEFAULT 5", "uris TEXT", "hosts TEXT", "methods TEXT", "strip_uri BOOLEAN",
+              "https_only BOOLEAN")
+        # what a database of 0.14.1 lacks
+        + add("routes", "name TEXT", "snis TEXT[]", "sources JSONB[]", "destinations JSONB[]")
+        + guarded("ALTER TABLE routes ADD CONSTRAINT routes_name_key UNIQUE (name)")
+        + add("plugins", "cache_key TEXT", "run_on TEXT")
+        + guarded("ALTER TABLE plugins ADD CONSTRAINT plugins_cache_key_key UNIQUE (cache_key)")),
+    "acl/001_14_to_15": text(add("acls", "cache_key TEXT")
+                             + guarded("ALTER TABLE acls ADD CONSTRAINT acls_cache_key_key UNIQUE (cache_key)")),
     "core/003_100_to_110": tags_100,
     "core/004_110_to_120": text(add("routes", "https_redirect_status_code INTEGER")
                                 + index("cluster_events_expire_at_idx", "cluster_events", "expire_at")),
@@ -366,6 +380,7 @@ UP = {
 
 TEARDOWN = {
     "core/001_14_to_15": finish_001,
+    "acl/001_14_to_15": finish_acl_001,
     "core/005_120_to_130": finish_005,
     "core/008_150_to_200": finish_008,
     "core/009_200_to_210": finish_009,

@@ -12,6 +12,10 @@ NGX_LUA = {"1013006": "10013", "1015008": "10015", "1017008": "10017", "1019003"
 
 # feature: (first version that has it, first version that has it no more or None)
 FEATURES = {
+    "schema_meta": ((0, 15), None),         # before it: legacy.py
+    "apis": ((0, 0), (1, 0)),
+    "lazy_plugins": ((0, 0), (1, 0)),       # looked up when a request first needs them, and kept
+    "wrong_key_is_401": ((1, 3), None),     # 403 before
     "capitals": ((1, 2), None),             # messages start upper case, list shows sections
     "aligned": ((1, 2), None),
     "start_checks_schema": ((1, 2), None),
@@ -23,6 +27,7 @@ FEATURES = {
     "migrate_apis": ((1, 5), (2, 0)),
     "hybrid": ((2, 0), None),
     "role_in_root": ((2, 0), None),
+    "uses_keyspace_first": ((2, 0), None),  # where it is there, the right to make one is not needed
     "absolute_paths": ((2, 0), None),       # kong config resolves its file argument
     "config_file_argument": ((2, 0), None),
     "workspaces": ((2, 1), None),
@@ -30,16 +35,20 @@ FEATURES = {
     "bootstrap_force_resets": ((2, 1), None),
     "export_basicauth": ((2, 1), None),
     "export_transform": ((2, 1), None),
+    "export_counters": ((2, 1), (2, 2)),
     "pending_before_lock": ((2, 2), None),
     "request_buffering": ((2, 2), None),
     "clustering_table": ((2, 2), None),
     "parameters": ((2, 3), None),
+    "checks_data_planes": ((2, 3), None),   # and a data plane tells its version
+    "serves_older_data_planes": ((2, 4), None),
     "reload_reads_file": ((2, 3), None),
     "start_writes_first": ((2, 3), None),
     "migrations_write_conf": ((2, 3), (2, 4)),
     "migrations_prefix_flag": ((2, 3, 2), None),
     "migrations_make_prefix": ((2, 3), None),
     "root_pids": ((2, 3, 3), None),
+    "cassandra_deprecated": ((2, 7), None),
     "service_enabled": ((2, 7), None),
     "vault": ((2, 8), None),
     "vaults_beta": ((2, 8), None),
@@ -73,17 +82,31 @@ class Version:
         self.openresty = entry["openresty"]
         while "same_as" in entry:
             entry = self._data["versions"][entry["same_as"]]
-        self.teardown = frozenset(entry["teardown"])
+        self._teardown = {"postgres": frozenset(entry["teardown"])}
+        self._teardown["cassandra"] = self._teardown["postgres"].symmetric_difference(
+            name for name, since in self._data["other_teardown_on_cassandra"].items() if number(since) <= self.number)
         self.migrations = self._ordered(dict(entry["plugins"], core=entry["core"]))
 
     def __str__(self):
         return self.name
+
+    def legacy_migrations(self):
+        """[(part, [ids])] of 0.14.1, in the order in which its `up` runs them."""
+        return list(self._data["legacy"].items())
+
+    def legacy_list_order(self):
+        """The order of its `list`."""
+        return self._data["legacy_list_order"]
 
     def _ordered(self, table):
         order = self._data["order"].get(self.minor) or ["core"] + sorted(x for x in table if x != "core")
         out = {name: table[name] for name in order if name in table}
         out.update((name, table[name]) for name in sorted(table) if name not in out)
         return out
+
+    def two_phases(self, kind, subsystem, name):
+        """Whether a migration has something left for ``finish`` on that kind of datastore."""
+        return "%s/%s" % (subsystem, name) in self._teardown[kind]
 
     def has(self, feature):
         first, end = FEATURES[feature]

@@ -71,7 +71,7 @@ def test_every_known_version():
             assert not bad & set(ends[1:]), source
             assert len(ends) == (1 if source == "2.8.5" else 3 if source.startswith("0.") else 2), source
             for hop in found["hops"]:
-                assert set(hop) - {"reload"} == {"from", "to", "strategy", "kind", "why", "docs"}, source
+                assert set(hop) - {"reload", "allows", "measured"} == {"from", "to", "strategy", "kind", "why", "docs"}, source
                 assert ("reload" in hop) == (hop["strategy"] == "rolling"), source
 
 

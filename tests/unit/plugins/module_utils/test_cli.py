@@ -124,10 +124,36 @@ def test_version_tuple():
         ),
         ("nginx: [warn] load balancing\n2026/01/01 00:00:00 [warn] deprecated\nall is lost\n", "all is lost"),
         ("nginx: [warn] only this\n", "nginx: [warn] only this"),
+        (
+            "Error: Failed parsing:\nin 'routes':\n  - in entry 1 of 'routes':\n    in 'x': unknown field\n",
+            "Failed parsing: in 'routes': - in entry 1 of 'routes': in 'x': unknown field",
+        ),
+        (
+            "Error: Failed parsing:\nuniqueness violation: 'keyauth_credentials' entity with key set to 's3cret' already declared\n",
+            "Failed parsing: uniqueness violation: 'keyauth_credentials' entity with key set to '******' already declared",
+        ),
     ],
 )
 def test_first_line(text, line):
     assert _cli.first_line(text) == line
+
+
+@pytest.mark.parametrize(
+    "files, path, kong_module",
+    [
+        ({}, None, None),
+        ({"b/nginx": b"nginx/1.22.1"}, None, None),
+        ({"a/nginx": b"", "b/nginx": b"openresty/1.19.9.1 ngx_http_lua_module"}, "b/nginx", False),
+        ({"a/nginx": b"openresty/1.19.9.1 ngx_http_lua_kong_module", "b/nginx": b"openresty/1.15.8.3"}, "a/nginx", True),
+        ({"b/nginx": b"openresty/1.19.9.1 --add-dynamic-module=../lua-kong-nginx-module-0.2.1"}, "b/nginx", True),
+    ],
+)
+def test_the_nginx_that_kong_would_start(tmp_path, files, path, kong_module):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    found = _cli.openresty({"PATH": str(tmp_path / "b")}, places=[str(tmp_path / "a")])
+    assert found == (path and {"path": str(tmp_path / path), "kong_module": kong_module})
 
 
 def test_scratch_prefix_is_private_and_goes_whatever_happens(tmp_path):

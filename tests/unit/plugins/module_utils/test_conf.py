@@ -57,7 +57,15 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"
         ("smtp_password", None, True),
         ("session_rotating_secret", "x", True),
         ("portal_session_conf", "{}", True),
-        ("vault_env_prefix", "x", True),
+        ("pg_pasword", "x", True),
+        ("pg_psswrd", "x", True),
+        ("jwt_tokn", "x", True),
+        ("my_api_key", "x", True),
+        ("pg_port", "5432", False),
+        ("pg_hots", "db", False),
+        ("nginx_proxy_proxy_pass_header", "Server", False),
+        ("vault_env_prefix", "x", False),
+        ("vault_hcv_token", "x", True),
         ("cluster_telemetry_token", "x", True),
         ("PG_PASSWORD", "x", True),
         ("ssl_cert_key", "/etc/kong/key.pem", False),
@@ -75,6 +83,8 @@ PEM = "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----"
         ("proxy_server", "http://user:pass@proxy:3128", True),
         ("proxy_server", "http://proxy:3128", False),
         ("cassandra_repl_factor", "1", False),
+        ("declarative_config_string", "{}", True),
+        ("declarative_config", "/etc/kong/kong.yml", False),
     ],
 )
 def test_is_secret(key, value, secret):
@@ -89,9 +99,18 @@ def test_mask_and_scrub():
         "pg_ro_password": "",
         "cassandra_password": "******",
     }
+    assert _conf.mask(_conf.from_environ({"KONG_PG_PASWORD": "x", "KONG_PG_HOTS": "y"})) == {"pg_pasword": "******", "pg_hots": "y"}
     secrets = _conf.secret_values(settings)
     text = "s3cr3ts3cr3t abc abcd " + PEM + " postgres://kong:pw@db/kong"
     assert _conf.scrub(text, secrets) == "************ ****** abcd ****** postgres://kong:******@db/kong"
+
+
+def test_the_certificate_of_the_datastore_is_a_file(tmp_path, monkeypatch):
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("")
+    monkeypatch.setattr(_conf, "SYSTEM_BUNDLES", [str(bundle)])
+    for told, file in (("system", str(bundle)), ("/a.pem, /b.pem", "/a.pem"), ("", None)):
+        assert _conf.datastore({"lua_ssl_trusted_certificate": told})["ca_cert"] == file
 
 
 def test_datastore_defaults():
@@ -190,3 +209,12 @@ def test_read_kong_env(tmp_path):
     assert _conf.read_kong_env(str(tmp_path)) is None
     (tmp_path / ".kong_env").write_text("# c\nadmin_listen = off\npg_ssl = false\n")
     assert _conf.read_kong_env(str(tmp_path)) == {"admin_listen": "off", "pg_ssl": "false"}
+
+
+def test_trusted_certificates(tmp_path, monkeypatch):
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_text("")
+    monkeypatch.setattr(_conf, "SYSTEM_BUNDLES", ("/nosuch", str(bundle)))
+    assert _conf.trusted({"lua_ssl_trusted_certificate": "system,/x"}) == str(bundle)
+    assert _conf.trusted({"lua_ssl_trusted_certificate": " /x , /y"}) == "/x"
+    assert _conf.trusted({}) is None

@@ -7,8 +7,15 @@ import json
 import pathlib
 import socket
 import threading
+import types
 
 import pytest
+from ansible_collections.bluegreen.kong.plugins.module_utils import (
+    _files,
+    _haproxy_fleet,
+    _haproxy_local,
+    _haproxy_wait,
+)
 from ansible_collections.bluegreen.kong.plugins.module_utils import _haproxy as haproxy
 from ansible_collections.bluegreen.kong.plugins.module_utils import _haproxy_conf as conf
 from ansible_collections.bluegreen.kong.plugins.module_utils import _haproxy_server as server_module
@@ -141,7 +148,7 @@ def test_admin_states(bits, forced, effective):
 ])
 def test_is_up(status, check, health, up):
     row = {"status": status, "check_status": check, "check_rise": "2", "check_fall": "3", "check_health": str(health)}
-    assert haproxy.is_up(row) is up
+    assert _haproxy_wait.is_up(row) is up
 
 
 # Sockets
@@ -226,7 +233,7 @@ def request(name, weight=None, state=None, backend=None):
 
 
 def test_resolve():
-    targets, problems = haproxy.resolve([view_of(), view_of("2.2")], [
+    targets, problems = _haproxy_fleet.resolve([view_of(), view_of("2.2")], [
         request("up", weight=0), request("down", state="drain", backend="kong"), request("up", state="ready")])
     assert problems == []
     assert [(target.socket, target.key, target.end_weight(), target.end_state(), target.differs())
@@ -245,7 +252,7 @@ def test_resolve():
     ([request("up", state="maint"), request("up", state="ready", backend="kong")], "two values for state"),
 ])
 def test_resolve_problems(requests, words):
-    problems = haproxy.resolve([view_of()], requests)[1]
+    problems = _haproxy_fleet.resolve([view_of()], requests)[1]
     assert len(problems) == 1 and words in problems[0]
 
 
@@ -259,7 +266,7 @@ def test_resolve_problems(requests, words):
     ([("b", 5, "ready", 5, "ready")], []),
 ])
 def test_commands(steps, expected):
-    sent = haproxy.commands([(("k", name), *rest) for name, *rest in steps])
+    sent = _haproxy_fleet.commands([(("k", name), *rest) for name, *rest in steps])
     assert sent == ["set server k/" + command for command in expected]
 
 
@@ -278,9 +285,9 @@ def test_commands(steps, expected):
 ])
 def test_no_backend_without_a_usable_server(requests, awaited, refused):
     view = view_of()
-    targets, problems = haproxy.resolve([view], requests)
+    targets, problems = _haproxy_fleet.resolve([view], requests)
     assert problems == []
-    found = haproxy.without_usable([view], targets, {(0, "kong", name) for name in awaited})
+    found = _haproxy_fleet.without_usable([view], targets, {(0, "kong", name) for name in awaited})
     assert len(found) == len(refused) and all("backend '%s'" % name in found[0] for name in refused)
 
 
@@ -288,30 +295,37 @@ def test_a_backend_that_follows_is_counted_too():
     view = view_of()
     follower = servers_of(view)["follower"]
     follower.update(tracked="kong/up", admin_state="ready", running=True)
-    targets = haproxy.resolve([view], [request("up", state="maint")])[0]
-    assert "backend 'api'" in haproxy.without_usable([view], targets, set())[0]
+    targets = _haproxy_fleet.resolve([view], [request("up", state="maint")])[0]
+    assert "backend 'api'" in _haproxy_fleet.without_usable([view], targets, set())[0]
 
 
 def test_a_backend_that_has_none_already_may_be_changed():
     view = view_of()
-    targets = haproxy.resolve([view], [request("follower", weight=0)])[0]
-    assert haproxy.without_usable([view], targets, set()) == []
+    targets = _haproxy_fleet.resolve([view], [request("follower", weight=0)])[0]
+    assert _haproxy_fleet.without_usable([view], targets, set()) == []
+
+
+def test_a_server_that_does_not_come_up_is_told_with_its_address():
+    listing = "# pxname,svname,status,check_status,last_chk,addr\nkong,new1,DOWN,L4CON,Connection refused,10.0.2.11:8000\n"
+    fleet = types.SimpleNamespace(runtimes=[types.SimpleNamespace(name="/s", ask=lambda commands: [listing])])
+    (problem,) = _haproxy_wait.wait_up(fleet, [(0, "kong", "new1")], 0)
+    assert problem == "/s: kong/new1 at 10.0.2.11:8000 is not UP after 0 s: DOWN, last check L4CON (Connection refused)."
 
 
 def test_leader():
     view = view_of()
-    assert haproxy.leader(view, (0, "api", "follower")) == (0, "kong", "maint")
-    assert haproxy.leader(view, (0, "kong", "up")) == (0, "kong", "up")
+    assert _haproxy_wait.leader(view, (0, "api", "follower")) == (0, "kong", "maint")
+    assert _haproxy_wait.leader(view, (0, "kong", "up")) == (0, "kong", "up")
     servers_of(view)["maint"]["tracked"] = "api/follower"
-    haproxy.leader(view, (0, "api", "follower"))  # ends, though they follow each other
+    _haproxy_wait.leader(view, (0, "api", "follower"))  # ends, though they follow each other
 
 
 def test_same_process():
     one, two = view_of("2.8"), view_of("2.8")
-    assert len(haproxy.same_process([one, None, two])) == 1
+    assert len(_haproxy_fleet.same_process([one, None, two])) == 1
     two["started"] += 1
-    assert haproxy.same_process([one, two]) == []
-    assert haproxy.same_process([view_of("2.2"), view_of("2.2")]) == []
+    assert _haproxy_fleet.same_process([one, two]) == []
+    assert _haproxy_fleet.same_process([view_of("2.2"), view_of("2.2")]) == []
 
 
 def test_select():
@@ -342,7 +356,7 @@ def reading(pid, uptime, **counters):
     ([reading(1, 10, stot=5, econ=1), reading(1, 11, stot=6, econ=0)], 6, True),
 ])
 def test_meter(readings, total, reset):
-    meter = haproxy.Meter({"kong"})
+    meter = _haproxy_wait.Meter({"kong"})
     for one, rows in readings:
         meter.add("lb", one, rows)
     servers = meter.result()[0]
@@ -364,23 +378,13 @@ def test_meter(readings, total, reset):
 def test_breach(green, blue, budget, minimum, stopped):
     servers = [{"backend": "kong", "name": "green", "counters": green}, {"backend": "kong", "name": "blue", "counters": blue}]
     stop = {"watch": ["green"], "against": ["kong/blue"], "budget": budget, "minimum": minimum}
-    assert bool(haproxy.breach(servers, stop)) is stopped
+    assert bool(_haproxy_wait.breach(servers, stop)) is stopped
 
 
 # Processes
 
-def test_addresses_of_proc_net_tcp():
-    import sys
-    if sys.byteorder != "little":
-        pytest.skip("the rows are from a little-endian machine")
-    assert haproxy._address("0100007F:46B5") == ("127.0.0.1", 18101)
-    assert haproxy._address("00000000000000000000000001000000:1F40") == ("::1", 8000)
-    assert haproxy._address("0000000000000000FFFF00000100007F:1F40") == ("127.0.0.1", 8000)
-
-
 def test_processes_that_are_not_haproxy():
-    assert haproxy.running_files(1 << 30) == [] and haproxy.older_processes(None) == []
-    assert haproxy.connections_to(1 << 30, {("127.0.0.1", 1)}) == {}
+    assert _haproxy_local.running_files(1 << 30) == [] and _haproxy_local.older_processes(None) == []
 
 
 # Files
@@ -388,23 +392,23 @@ def test_processes_that_are_not_haproxy():
 def test_state_file(tmp_path):
     path = str(tmp_path / "state")
     text = ROWS["2.8"]["show servers state"]
-    assert haproxy.write_state(path, text) is True and pathlib.Path(path).read_text() == text
+    assert _haproxy_local.write_state(path, text) is True and pathlib.Path(path).read_text() == text
     # Times and check results change all the time; they are no reason to write.
-    assert haproxy.write_state(path, text.replace("100 100 2 15 3", "100 100 9 15 3")) is False
-    assert haproxy.write_state(path, text.replace("kong 1 up 127.0.0.1 2 0 100", "kong 1 up 127.0.0.1 2 0 50")) is True
+    assert _haproxy_local.write_state(path, text.replace("100 100 2 15 3", "100 100 9 15 3")) is False
+    assert _haproxy_local.write_state(path, text.replace("kong 1 up 127.0.0.1 2 0 100", "kong 1 up 127.0.0.1 2 0 50")) is True
     pathlib.Path(path).write_text("what is this")
     pathlib.Path(path).chmod(0o600)
-    assert haproxy.write_state(path, text) is True and pathlib.Path(path).stat().st_mode & 0o777 == 0o600
+    assert _haproxy_local.write_state(path, text) is True and pathlib.Path(path).stat().st_mode & 0o777 == 0o600
     assert [entry.name for entry in tmp_path.iterdir()] == ["state"]
     with pytest.raises(HaproxyError, match="cannot be written"):
-        haproxy.write_state(str(tmp_path / "no" / "state"), text)
+        _haproxy_local.write_state(str(tmp_path / "no" / "state"), text)
 
 
 def test_replace_follows_links_and_keeps_bytes(tmp_path):
     (tmp_path / "real").write_bytes(b"\xff old")
     (tmp_path / "link").symlink_to("real")
-    text = haproxy.read_text(str(tmp_path / "link")).replace("old", "new")
-    haproxy.replace(str(tmp_path / "link"), text)
+    text = _files.read_text(str(tmp_path / "link")).replace("old", "new")
+    _files.replace(str(tmp_path / "link"), text)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"\xff new"
 
 
@@ -525,7 +529,7 @@ def test_what_the_files_tell(tmp_path):
     (tmp_path / "a.cfg").write_text("global\n  server-state-base /var/lib\n  server-state-file \"ha/state\"\n")
     (tmp_path / "b.cfg").write_text("backend api\n  balance source\n  server follower 1.1.1.1:80\n")
     view = view_of()
-    haproxy.learn_from_files(view, [str(tmp_path / "a.cfg"), str(tmp_path / "b.cfg"), str(tmp_path / "gone.cfg")])
+    _haproxy_local.learn_from_files(view, [str(tmp_path / "a.cfg"), str(tmp_path / "b.cfg"), str(tmp_path / "gone.cfg")])
     assert view["state_file"] == "/var/lib/ha/state"
     assert view["backends"]["api"]["weights"] == "static" and view["backends"]["api"]["load_state"] == "none"
     assert view["backends"]["kong"]["load_state"] is None
@@ -548,3 +552,19 @@ def test_edit_leaves_everything_else_alone(lines, weight, disabled, last):
     assert len(before) == len(after)
     assert all(one == two for number, (one, two) in enumerate(zip(before, after), 1) if number not in numbers)
     assert conf.edit(new, "f", wanted)[0] == new
+
+
+@pytest.mark.parametrize("backup_id, copies", [("run/1", 1), (None, 3)])
+def test_one_copy_of_the_file_for_all_changes_of_one_run(tmp_path, monkeypatch, backup_id, copies):
+    path = tmp_path / "haproxy.cfg"
+    path.write_text("first", encoding="utf-8")
+    for number, text in enumerate(("second", "third", "fourth")):
+        monkeypatch.setattr(server_module.os, "getpid", lambda number=number: number)
+        files = server_module.Conf([str(path)], None, None, True, backup_id, [])
+        assert files.load() == []
+        files.commit({str(path): (text, [])})
+    kept = sorted(tmp_path.glob("haproxy.cfg.*~"))
+    assert len(kept) == copies and kept[0].read_text(encoding="utf-8") == "first"
+    assert path.read_text(encoding="utf-8") == "fourth"
+    if backup_id:
+        assert files.report()[0]["backup_file"] == str(tmp_path / "haproxy.cfg.run_1~")

@@ -4,6 +4,7 @@
 """What a host tells, on small trees that stand for /."""
 
 import os
+import pwd
 
 import pytest
 from ansible_collections.bluegreen.kong.plugins.module_utils import _host
@@ -89,6 +90,62 @@ def test_candidates(managers):
     }
 
 
+class Rpm:
+    """run_command on a host whose package managers are these; keeps what was asked, and whether the scratch folder was there."""
+
+    def __init__(self, monkeypatch, managers, answer):
+        monkeypatch.setattr(_host.os, "access", lambda path, mode: os.path.basename(path) in managers)
+        self.answer, self.asked, self.scratch = answer, [], None
+
+    def __call__(self, argv, **dummy):
+        self.asked.append(argv)
+        self.scratch = next(word for word in argv if "cachedir=" in word).partition("cachedir=")[2]
+        assert os.path.isdir(self.scratch)
+        return self.answer
+
+
+# dnf 4.14 on two packages that createrepo_c made known; yum 3.4 prints the same, with an epoch where there is one.
+LISTED = """\
+Available Packages
+kong.noarch                             2.8.4-1                             kong
+kong.noarch                             2.8.5-1                             kong
+"""
+# Where a column is full, yum goes on in the next line.
+WRAPPED = "Available Packages\nkong.x86_64\n      2:2.8.5-1.el7\n               a-repository-with-a-long-name\n"
+
+
+@pytest.mark.parametrize(
+    ("managers", "answer", "expected"),
+    [
+        (["dnf", "yum"], (0, LISTED, ""), {"manager": "dnf", "versions": ["2.8.4-1", "2.8.5-1"]}),
+        (["yum"], (0, WRAPPED, ""), {"manager": "yum", "versions": ["2.8.5-1.el7"]}),
+        (["yum"], (1, "", "Error: No matching Packages to list\n"), {"manager": "yum", "versions": []}),
+        (["dnf"], (1, "", "Error: Failed to download metadata for repo 'kong': Cannot download repomd.xml\n"), None),
+        (["dnf"], (0, "", ""), None),
+    ],
+)
+def test_candidates_of_dnf_and_yum(monkeypatch, tmp_path, managers, answer, expected):
+    tree(
+        tmp_path,
+        **{
+            "etc__yum.repos.d__base.repo": "[base]\nname=Base\nbaseurl=https://x/base\n",
+            "etc__yum.repos.d__kong.repo": "[gateway]\nname=K\nbaseurl=https://x/kong/%$releasever\n[kong-old]\nname=K\nenabled = 0\n",
+        },
+    )
+    run = Rpm(monkeypatch, managers, answer)
+    assert _host.candidates(run, str(tmp_path)) == expected
+    (asked,) = run.asked
+    assert asked[0] == managers[0] and asked[-4:] == ["list", "available", "--showduplicates", "kong"]
+    assert "--disablerepo=*" in asked and "--enablerepo=gateway" in asked and "--enablerepo=kong-old" not in asked
+    assert not os.path.exists(run.scratch)
+
+
+def test_candidates_of_all_repositories_where_none_is_named_like_kong(monkeypatch, tmp_path):
+    run = Rpm(monkeypatch, ["dnf"], (0, LISTED, ""))
+    assert _host.candidates(run, str(tmp_path))["versions"] == ["2.8.4-1", "2.8.5-1"]
+    assert not any("repo=" in word for word in run.asked[0])
+
+
 def test_no_package_manager(monkeypatch):
     monkeypatch.setattr(_host.os, "access", lambda path, mode: False)
     assert _host.candidates(Commands({"apt": "x"})) is None
@@ -123,9 +180,10 @@ def test_files(tmp_path):
         "pg_host": "/var/run/postgresql",
     }
     found = _host.files(str(tmp_path / "prefix"), settings)
+    me = pwd.getpwuid(os.getuid()).pw_name
     assert found == {
-        "ssl_cert": {"path": str(here), "exists": True},
-        "ssl_cert[1]": {"path": "%s/other.pem" % tmp_path, "exists": False},
+        "ssl_cert": {"path": str(here), "exists": True, "owner": me},
+        "ssl_cert[1]": {"path": "%s/other.pem" % tmp_path, "exists": False, "owner": None},
     }
 
 
@@ -163,16 +221,28 @@ OWN = "pid pids/nginx.pid;\nevents {}\nhttp {\n    include 'nginx-kong.conf';\n}
         (OWN.replace("    include", "    # include"), None, "nginx.conf"),
         (OWN.replace("    include", "    lua_shared_dict mine 1m;\n    include"), None, "nginx.conf"),
         (OWN + "stream {\n    include 'nginx-kong-stream.conf';\n}\n", None, None),
+        (OWN + "stream {\n    server {\n    }\n}\n", None, "nginx.conf"),
+        (OWN + "mail {\n}\n", None, "nginx.conf"),
+        ("load_module mine.so;\n" + OWN, None, "nginx.conf"),
+        ("env MINE;\n" + OWN, None, None),  # nginx_main_env
+        (OWN.replace("events {}", "events {\n    use poll;\n}"), None, "nginx.conf"),
+        (OWN.replace("events {}", "events {\n    # injected\n    multi_accept on;\n    worker_connections 16384;\n}"), None, None),
     ],
 )
 def test_a_custom_template(tmp_path, conf, exec_start, expected):
     if conf is not None:
         (tmp_path / "nginx.conf").write_text(conf)
+    (tmp_path / ".kong_env").write_text("nginx_main_env = MINE\n")
     found = _host.templates(str(tmp_path), {"nginx_http_include": "/etc/kong/more.conf"}, exec_start)
     assert found["includes"] == [{"file": "/etc/kong/more.conf", "key": "nginx_http_include"}]
     assert (found["nginx_conf"] or "").endswith(expected or "") and bool(found["nginx_conf"]) == bool(expected) == bool(
         found["how"]
     )
+
+
+def test_outside_of_http_nothing_is_concluded_without_kong_env(tmp_path):
+    (tmp_path / "nginx.conf").write_text("env MINE;\n" + OWN)
+    assert _host.templates(str(tmp_path), {})["nginx_conf"] is None
 
 
 def test_rocks(tmp_path):

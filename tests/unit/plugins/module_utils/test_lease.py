@@ -45,6 +45,14 @@ def test_what_is_remembered_once_stays():
     assert state["record"] == {"weights": 1, "dump": "x"}
 
 
+def test_who_gives_back_may_leave_something_behind():
+    mine, others = (
+        _lease.decide(held(who), "released", {"run_id": "me"}, 60, None, {"weights_before": 2}, now=50.0)[0] for who in ("me", "other")
+    )
+    assert mine == {"owner": None, "record": {"weights_before": 2}}
+    assert others == held("other")
+
+
 def test_file_is_private_and_round_trips(tmp_path):
     path = str(tmp_path / "state" / "run.json")
     owner = {"run_id": "me"}

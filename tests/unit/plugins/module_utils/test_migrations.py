@@ -8,7 +8,7 @@ import pathlib
 
 import pytest
 import yaml
-from ansible_collections.bluegreen.kong.plugins.module_utils import _migrations
+from ansible_collections.bluegreen.kong.plugins.module_utils import _database, _migrations
 from ansible_collections.bluegreen.kong.plugins.module_utils._cli import Result
 from ansible_collections.bluegreen.kong.plugins.module_utils._errors import CommandError, DatabaseError
 
@@ -103,27 +103,41 @@ def test_transcripts_lost_race():
         assert "processed" not in entry["stdout"]
 
 
-class Tables:
-    """A database that answers by the table a statement reads."""
-
-    store = {"host": "h", "port": 5432, "user": "kong", "database": "kong"}
+class Tables(_database.Database):
+    """A database with these tables, each a list of rows or an error."""
 
     def __init__(self, **tables):
-        self.tables = tables
+        super().__init__({"kind": "postgres"}, None)
+        self._tables = tables
 
-    def schema(self):
-        return "public"
+    def _rows(self, name):
+        if isinstance(self._tables[name], Exception):
+            raise self._tables[name]
+        return self._tables[name]
 
-    def query(self, sql, params=None):
-        if "pg_class" in sql:
-            names = [name for name in self.tables if len(params) < 2 or name in params[1]]
-            return [{"name": name} for name in names]
-        for name, rows in self.tables.items():
-            if '"public".%s' % name in sql:
-                if isinstance(rows, Exception):
-                    raise rows
-                return rows
-        raise AssertionError(sql)
+    def place(self):
+        return "here"
+
+    def tables(self, names=None):
+        return [name for name in self._tables if names is None or name in names]
+
+    def objects(self):
+        return [{"kind": "table", "name": name, "identity": name} for name in self._tables]
+
+    def schema_meta(self):
+        return self._rows("schema_meta")
+
+    def schema_migrations(self):
+        return self._rows("schema_migrations")
+
+    def lock_row(self):
+        return next(iter(self._rows("locks")), None)
+
+    def settle(self):
+        pass
+
+    def close(self):
+        pass
 
 
 META = [
@@ -172,9 +186,9 @@ def test_empty_and_legacy_databases():
 
 
 def test_a_missing_lock_table_is_no_lock_and_other_errors_are_errors():
-    database = Tables(locks=DatabaseError("relation does not exist", sqlstate="42P01"))
+    database = Tables(locks=DatabaseError("relation does not exist", missing=True))
     assert _migrations.lock_or_none(database) is None
-    database = Tables(locks=DatabaseError("permission denied for table locks", sqlstate="42501"))
+    database = Tables(locks=DatabaseError("permission denied for table locks", missing=False))
     with pytest.raises(DatabaseError):
         _migrations.lock_or_none(database)
 
@@ -196,3 +210,26 @@ def test_arithmetic():
     assert _migrations.spell({"acl": ["x"], "core": ["a", "b"]}) == "core a, b; acl x"
     assert _migrations.spell({}) == "none"
     assert "new core/b\n" in _migrations.render(before)
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ("[PostgreSQL error] connection refused", ". Check pg_host and pg_port"),
+        ("[PostgreSQL error] something else", "."),
+        ("Told already.", ""),
+        ("[Cassandra error] all hosts tried for query failed. 10.0.0.1: host seems unhealthy, considering it down "
+         "(connection refused)", ". Check cassandra_contact_points and cassandra_port"),
+        ("[Cassandra error] all hosts tried for query failed. 10.0.0.1: [Bad credentials] Provided username kong and/or "
+         "password are incorrect", ". Check cassandra_username and cassandra_password."),
+        ("could not resolve any of the provided Cassandra contact points (cassandra_contact_points = 'x')",
+         ". Check cassandra_contact_points."),
+        ("[Cassandra error] all hosts tried for query failed. 10.0.0.1: [Invalid] Keyspace 'nowhere' does not exist",
+         ". Check cassandra_keyspace."),
+        ("[Cassandra error] timeout", ". The database did not answer in time."),
+        ("[Cassandra error] something else", "."),
+    ],
+)
+def test_advice(said, words):
+    advice = _migrations.advice(said)
+    assert advice.startswith(words) and bool(advice) is bool(words)

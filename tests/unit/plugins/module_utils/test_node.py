@@ -4,7 +4,9 @@
 """Which process is the node, what its listeners say, and what is missing until it is ready."""
 
 import http.server
+import itertools
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from ansible_collections.bluegreen.kong.plugins.module_utils import (
     _conf,
     _errors,
     _fence,
+    _files,
     _node,
     _node_state,
     _probe,
@@ -125,6 +128,37 @@ def test_sockets_over_ipv6_are_named_as_ipv4_where_they_are():
 
 def refuse_to_tell(family, port):
     raise OSError("not here")
+
+
+@pytest.mark.parametrize("without", [(), ("tcp6",)])  # a kernel that was booted without IPv6 has no such table
+def test_connections_to_some_addresses(monkeypatch, without):
+    names = {"/proc/%d/net/%s" % (os.getpid(), name) for name in without}
+    real = open
+
+    def opened(path, *more, **others):
+        if path in names:
+            raise FileNotFoundError(path)
+        return real(path, *more, **others)
+
+    monkeypatch.setattr("builtins.open", opened)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = server.getsockname()[:2]
+        with socket.create_connection(place), socket.create_connection(place):
+            assert _process.connections_to(os.getpid(), {place, ("192.0.2.1", 1)}) == {place: 2}
+    assert _process.connections_to(1 << 30, {place}) == {}
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the rows are from a little-endian machine")
+@pytest.mark.parametrize(
+    ("text", "family", "place"),
+    [
+        ("0100007F:46B5", socket.AF_INET, ("127.0.0.1", 18101)),
+        ("00000000000000000000000001000000:1F40", socket.AF_INET6, ("::1", 8000)),
+        ("0000000000000000FFFF00000100007F:1F40", socket.AF_INET6, ("127.0.0.1", 8000)),
+    ],
+)
+def test_addresses_of_proc_net_tcp(text, family, place):
+    assert _process._address((text, family)) == place
 
 
 def test_the_table_in_proc_tells_the_same(monkeypatch):
@@ -246,6 +280,18 @@ def test_no_json_is_no_error(listen):
     assert (said["version"], said["version_source"], said["database_reachable"]) == ("2.1.4", "status", None)
 
 
+def test_another_program_at_its_port_is_no_admin_api(listen):
+    """Else a finish whose reload could not take the port would count as done."""
+    other = at(listen({"/": (200, {"Server": "SimpleHTTP/0.6"}, b"<html>"), "/status": status(True)}))
+    said = _probe.identity(everything(admin=other), 2)
+    assert (said["admin_open"], said["version"], said["database_reachable"]) == (False, None, None)
+    assert said["errors"] == ["what answers at 127.0.0.1:%d is no Admin API of Kong" % other[0]["port"]]
+    # Kong 2.2 ... 2.7 without its database, with headers = off: no version anywhere.
+    lost = at(listen({"/": (500, {}, b'{"message":"An unexpected error occurred"}'), "/status": status(False)}))
+    said = _probe.identity(everything(admin=lost), 2)
+    assert (said["admin_open"], said["database_reachable"]) == (True, False)
+
+
 def test_proxy_protocol(listen):
     proxy = listen({"/": ROOT}, ProxyProtocol)
     answer = _probe.request(at(proxy, "proxy_protocol")[0])
@@ -333,6 +379,17 @@ def missing(gateway, **options):
     return _node_state.NodeState(gateway, dict(OPTIONS, **options))._missing()
 
 
+def test_a_clock_that_is_set_back_makes_no_wait_longer(prefix, child, monkeypatch):
+    state = _node_state.NodeState(running(prefix, child), dict(OPTIONS, wait_timeout=0.2))
+    monkeypatch.setattr(state, "_missing", lambda: ["no process"])
+    clock = itertools.count(time.time(), -60)
+    monkeypatch.setattr(time, "time", lambda: next(clock))
+    assert _process.wait_gone([_process.read_process(child.pid)], 0.2)
+    assert _process.sockets_to(_process.read_process(child.pid), [1], 0.2) == []
+    with pytest.raises(_node_state.NodeError, match="not ready after 0.2 s"):
+        state._wait_ready()
+
+
 def test_a_node_whose_database_is_down_is_not_ready(prefix, child, listen):
     """`kong health` says healthy and /status is 200: only database.reachable tells."""
     state = listen({"/status": status(False)})
@@ -369,6 +426,17 @@ def test_an_admin_api_that_is_still_open(prefix, child, listen):
     state_ = _node_state.NodeState(gateway, dict(OPTIONS, admin_listen_closed=True))
     state_.admin_ports = _conf.listeners(settings["proxy_listen"])
     assert "still listen at 127.0.0.1" in state_._missing()[0]
+
+
+@pytest.mark.parametrize(("listens", "shut"), [("0.0.0.0:1", False), ("127.0.0.1:1, 10.0.0.1:1", False), ("127.0.0.1:1, [::1]:1", True)])
+def test_a_control_plane_is_shut_when_its_admin_api_is_on_loopback_alone(prefix, child, listens, shut):
+    gateway = running(prefix, child, admin_listen=listens, role="control_plane")
+    node = _node_state.NodeState(gateway, dict(OPTIONS, admin_listen_closed=True))
+    if shut:
+        assert node._missing_admin({}, gateway.listeners()) == []
+    else:
+        with pytest.raises(_node_state.NodeError, match="the Admin API is to be shut, but the node runs with admin_listen"):
+            node._missing_admin({}, gateway.listeners())
 
 
 def test_a_reload_that_nginx_did_not_take(prefix, child, listen):
@@ -449,6 +517,28 @@ def test_write_conf_keeps_mode_and_follows_links(tmp_path):
         _node_state.write_conf("/proc/nosuch/kong.conf", "d\n")
 
 
+def test_a_new_kong_conf_is_of_the_user_of_the_unit(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda path, uid, gid: given.append((uid, gid)))
+    for user in ("root", "0"):  # systemd takes a number too
+        _node_state.write_conf(str(tmp_path / user), "a\n", user)
+    assert given == [(0, 0)] * 2
+    with pytest.raises(_errors.ConfError, match="no user nobody-of-that-name"):
+        _node_state.write_conf(str(tmp_path / "b"), "b\n", "nobody-of-that-name")
+
+
+def test_a_backup_of_kong_conf_is_never_more_readable_than_it(tmp_path, monkeypatch):
+    """It holds passwords; before its mode is copied, it has been there for a moment."""
+    conf, seen = tmp_path / "kong.conf", []
+    conf.write_text("pg_password = s3cret\n")
+    conf.chmod(0o640)
+    copystat = shutil.copystat
+    monkeypatch.setattr(shutil, "copystat", lambda old, new, **kw: (seen.append(os.stat(new).st_mode & 0o777), copystat(old, new, **kw)))
+    kept = _files.backup(str(conf))
+    assert seen == [0o600] and os.stat(kept).st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize(
     ("arguments", "environ", "refused"),
     [
@@ -499,3 +589,35 @@ def test_a_package_that_replaces_the_fenced_command_is_noticed(tmp_path):
     _fence.put_up(refuse, owner, str(tmp_path), str(kong))
     assert _fence.take_down(refuse, owner, str(tmp_path), str(kong))
     assert kong.read_text() == "#!/bin/sh\n# another version\n"
+
+
+@pytest.mark.parametrize(
+    "kind, given, exec_start, unnamed, words",
+    [
+        ("cli", None, None, None, None),
+        ("cli", "/own", None, None, None),
+        ("cli", None, None, "/p/nginx.conf", "/p/nginx.conf is not what Kong's own template gives"),
+        ("systemd", None, "kong start --nginx-conf /own", None, None),
+        ("systemd", "/own", "kong start --nginx-conf /own", None, None),
+        ("systemd", "/own", "kong start", None, "kong.service does not start Kong with --nginx-conf /own"),
+    ],
+)
+def test_a_template_of_ones_own_is_neither_lost_nor_passed_over(monkeypatch, kind, given, exec_start, unnamed, words):
+    gateway = _node.Gateway.__new__(_node.Gateway)
+    gateway.given_nginx_conf, gateway.exec_start, gateway.prefix = given, exec_start, "/p"
+    gateway.supervisor = {"kind": kind, "unit": "kong.service"}
+    monkeypatch.setattr(_node._host, "templates", lambda prefix, settings: {"nginx_conf": unnamed})
+    state = _node_state.NodeState.__new__(_node_state.NodeState)
+    state.gateway = gateway
+    if words:
+        with pytest.raises(_node_state.NodeError, match=words):
+            state._require_template()
+    else:
+        state._require_template()
+
+
+def test_what_nginx_says_again_and_again_is_told_once():
+    bind = "nginx: [emerg] bind() to 192.0.2.1:8000 failed (98: Address already in use)"
+    text = "Error: /usr/local/share/lua/5.1/kong/cmd/start.lua:64: %s\n%s\nnginx: [emerg] still could not bind()\n" % (bind, bind)
+    assert _node_state._brief(text) == bind
+    assert _node_state._brief("Error: New migrations available\n") == "New migrations available"

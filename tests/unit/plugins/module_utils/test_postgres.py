@@ -51,13 +51,6 @@ def test_target_tls(params, settings, mode, ca_cert):
     assert (store["sslmode"], store["sslrootcert"]) == (mode, ca_cert)
 
 
-def test_target_system_bundle(tmp_path, monkeypatch):
-    bundle = tmp_path / "bundle.pem"
-    bundle.write_text("")
-    monkeypatch.setattr(_postgres, "SYSTEM_BUNDLES", ("/nosuch", str(bundle)))
-    assert _postgres._trusted("system,/x") == str(bundle)
-
-
 def test_target_of_another_datastore():
     with pytest.raises(DatabaseError, match="database = cassandra"):
         pick({}, {"database": "cassandra"})

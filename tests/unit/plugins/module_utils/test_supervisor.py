@@ -125,7 +125,9 @@ def test_fence_masks_a_unit_of_a_package(etc, tmp_path):
     assert _fence.put_up(run, unit(run), prefix, None) == "mask of kong.service"
     assert run.calls == ["disable kong.service", "mask kong.service", "daemon-reload"]
     assert _fence.put_up(run, unit(run), prefix, None) == "mask of kong.service" and len(run.calls) == 3
+    assert _fence.forgotten(unit(run), prefix) == []
     assert _fence.take_down(run, unit(run), prefix, None) is True
+    assert _fence.forgotten(unit(run), prefix) == ["kong.service"]  # as where the prefix was made anew
     assert run.calls[3:] == ["unmask kong.service", "daemon-reload", "enable kong.service"]
     assert os.listdir(str(etc)) == [] and not (tmp_path / ".kong_fence").exists()
     assert _fence.take_down(run, unit(run), prefix, None) is False

@@ -26,9 +26,9 @@ def run(module, monkeypatch, params, run_command, check_mode=False, diff=False):
     class FakeModule:
         _diff = diff
 
-        def __init__(self, argument_spec, supports_check_mode):
+        def __init__(self, argument_spec, supports_check_mode, required_if=None):
             assert supports_check_mode
-            checked = ArgumentSpecValidator(argument_spec).validate(params)
+            checked = ArgumentSpecValidator(argument_spec, required_if=required_if).validate(params)
             assert not checked.error_messages, checked.error_messages
             self.params, self.check_mode, self.run_command = checked.validated_parameters, check_mode, run_command
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ansible_collections.bluegreen.kong.plugins.module_utils import _migrate, _watch
 from ansible_collections.bluegreen.kong.plugins.module_utils._cli import Result
+from ansible_collections.bluegreen.kong.plugins.module_utils._errors import DatabaseError
 from ansible_collections.bluegreen.kong.plugins.modules import kong_migrations, kong_migrations_info
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -69,7 +70,10 @@ class Kong:
 
 @pytest.fixture
 def kong(monkeypatch, tmp_path):
-    """A Kong whose datastore is one that this collection has no way to look into."""
+    """A Kong whose database this host has no way to look into."""
+
+    def no_way(store, password):
+        raise DatabaseError("There is no way to talk to Cassandra from here.")
 
     def make(commands):
         kong = Kong(commands)
@@ -78,6 +82,7 @@ def kong(monkeypatch, tmp_path):
         kong.conf = str(conf)
         monkeypatch.setattr(_migrate._cli, "find_executable", lambda given, environ=None: given)
         monkeypatch.setattr(_watch, "run", kong.watched)
+        monkeypatch.setattr(_migrate._cassandra, "connect", no_way)
         monkeypatch.setattr(_migrate, "LOOK_AGAIN", 0)
         monkeypatch.setattr(_migrate, "clean_up_when_told_to_end", lambda: None)
         return kong
@@ -111,9 +116,9 @@ def test_row(row, kong, monkeypatch):
 def test_nothing_that_destroys_can_be_reached():
     """Neither reset nor --force is in the code that builds command lines, and no option leads there."""
     folder = pathlib.Path(_migrate.__file__).parent
-    for name in ("_migrate.py", "_migrations.py", "_cli.py", "_watch.py", "_dump.py"):
+    for name in ("_migrate.py", "_migrations.py", "_cli.py", "_watch.py", "_dump.py", "_apis.py"):
         text = (folder / name).read_text(encoding="utf-8")
-        for word in ('"reset"', "'reset'", "--force", '"-f"', "--yes", '"migrate-apis"'):
+        for word in ('"reset"', "'reset'", "--force", '"-f"', "--yes"):
             assert word not in text, "%s in %s" % (word, name)
 
 
@@ -129,7 +134,7 @@ def test_info_from_a_database_it_cannot_look_into(kong, monkeypatch):
     fake = kong([])
     params = {"source": "database", "conf": fake.conf}
     end = fake_module.run(kong_migrations_info, monkeypatch, params, fake.run_command)
-    assert end.failed and "database = cassandra" in end.result["msg"]
+    assert end.failed and "no way" in end.result["msg"]
 
 
 def test_info_does_not_print_the_password(kong, monkeypatch):

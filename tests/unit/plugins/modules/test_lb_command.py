@@ -81,8 +81,8 @@ class Balancer:
 
 @pytest.fixture(name="balancer")
 def fixture_balancer(tmp_path, monkeypatch):
-    monkeypatch.setattr("ansible_collections.bluegreen.kong.plugins.module_utils._lb_command.POLL", 0.01)
-    monkeypatch.setattr("ansible_collections.bluegreen.kong.plugins.module_utils._lb_command.STEP", 0.05)
+    monkeypatch.setattr("ansible_collections.bluegreen.kong.plugins.module_utils._lb.POLL", 0.01)
+    monkeypatch.setattr("ansible_collections.bluegreen.kong.plugins.module_utils._lb.STEP", 0.05)
     return Balancer(tmp_path, monkeypatch)
 
 
@@ -312,6 +312,14 @@ def test_a_soak_that_goes_badly_is_cut_short(balancer):
     stop = {"watch": ["g1"], "against": ["b1", "b2"], "budget": 0.01, "minimum": 30}
     window = balancer.run("counters", servers=weights(g1=50), observe=20, observe_stop=stop).result["window"]
     assert window["stopped"].startswith("10 of 40 requests failed at g1") and time.monotonic() - begun < 10
+
+
+@pytest.mark.parametrize("times, ends", [("1", False), ("99", True)])
+def test_a_server_that_goes_down_ends_the_soak(balancer, times, ends):
+    text = f'[ -f "{balancer.folder}/begun" ] || printf {times} > "{balancer.folder}/down.g1"; touch "{balancer.folder}/begun"; echo "{{}}"'
+    stop = {"watch": ["g1", "g2"], "against": ["b1"]}
+    window = balancer.run("up", servers=weights(g1=50), observe=0.3, observe_stop=stop, commands={"counters": text}).result["window"]
+    assert window["stopped"] == ("No longer up, says commands.up: default/g1" if ends else None)
 
 
 def test_somebody_else_changes_it_meanwhile(balancer):

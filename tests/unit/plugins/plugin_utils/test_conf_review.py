@@ -90,6 +90,11 @@ def test_settings(name, settings, source, where, do, proposed):
         assert any(do in entry["do"] for entry in found[lists[0]])
 
 
+def test_an_old_name_stays_where_the_target_does_not_know_the_new_one():
+    found = conf_review.review({"upstream_keepalive": "120", "client_max_body_size": "8m"}, "0.14.1", "1.5.1")
+    assert found["proposed"] == {"upstream_keepalive": "120", "client_max_body_size": "8m"} and not found["deprecated"]
+
+
 def test_every_proposal_is_read_by_the_target_and_stays_as_it_is():
     """A review of what was proposed has nothing more to say."""
     for version, entry in knowledge.versions().items():

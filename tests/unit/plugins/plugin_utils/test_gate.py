@@ -66,6 +66,21 @@ def test_probes_judge_where_nothing_counts(probed, verdict, words):
     assert result["verdict"] == verdict and words in result["message"]
 
 
+@pytest.mark.parametrize(
+    ("counters", "requests", "failures"),
+    [
+        # HAProxy's own 503 for a connection that was refused is one request that failed, and not two
+        ({"hrsp_2xx": 90, "hrsp_5xx": 10, "econ": 10}, 100, 10),
+        ({"hrsp_2xx": 90, "hrsp_5xx": 4, "eresp": 10}, 100, 10),
+        # another server had to answer them
+        ({"hrsp_2xx": 95, "wredis": 5}, 100, 5),
+    ],
+)
+def test_a_request_fails_once(counters, requests, failures):
+    found = gate.tally([window({"name": "g", "counters": counters})], {"g"}, [])
+    assert (found["requests"], found["failures"]) == (requests, failures)
+
+
 def test_the_message_has_the_numbers():
     message = gate.judge([window(server("b", 100), server("g", 45, 5))], {"b"}, {"g"}, 0.5, 20)["message"]
     assert "5 of 50" in message and "0 of 100" in message

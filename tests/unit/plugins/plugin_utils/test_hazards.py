@@ -17,7 +17,7 @@ def node(settings=None, kind="postgres", host=None):
         "repositories": [
             {"path": "/etc/apt/sources.list.d/kong.list", "text": "deb https://download.konghq.com/ default"}
         ],
-        "files": {"prefix": {"path": "/usr/local/kong", "exists": True}},
+        "files": {"prefix": {"path": "/usr/local/kong", "exists": True, "owner": "root"}},
         "units": ["/lib/systemd/system/kong.service"],
         "templates": {"nginx_conf": None, "includes": []},
         "rocks": {},
@@ -46,6 +46,7 @@ ROWS = {
         on(answers={"plugins": {"found": ["acl"]}}),
     ),
     "KONG-100-CASS-LB": ("0.14.1", on(kind="cassandra"), on({"cassandra_lb_policy": "RoundRobin"}, kind="cassandra")),
+    "KONG-100-TEMPLATE": ("0.14.1", on(host={"templates": {"nginx_conf": "/etc/kong/my.template"}}), on()),
     "KONG-120-PKGNAME": ("1.1.2", on(host={"package": {"name": "kong-community-edition", "version": "1.1.2"}}), on()),
     "KONG-130-ROUTER": ("1.2.3", on(answers=rows("KONG-130-ROUTER")), on(answers=rows("KONG-130-ROUTER", found=[]))),
     "KONG-150-PATH-HANDLING": ("1.4.3", on(answers=rows("KONG-150-PATH-HANDLING")), on()),
@@ -71,8 +72,8 @@ ROWS = {
     "KONG-200-TEMPLATE": ("1.5.1", on(host={"templates": {"nginx_conf": "/etc/kong/my.template"}}), on()),
     "KONG-200-TRUSTED-CERT": (
         "1.5.1",
-        on(host={"files": {"lua_ssl_trusted_certificate": {"path": "/x.pem", "exists": False}}}),
-        on(host={"files": {"lua_ssl_trusted_certificate": {"path": "/x.pem", "exists": True}}}),
+        on(host={"files": {"lua_ssl_trusted_certificate": {"path": "/x.pem", "exists": False, "owner": None}}}),
+        on(host={"files": {"lua_ssl_trusted_certificate": {"path": "/x.pem", "exists": True, "owner": "root"}}}),
     ),
     "KONG-200-CIPHERS": ("1.5.1", on({"ssl_cipher_suite": "modern"}), on({"ssl_cipher_suite": "intermediate"})),
     "KONG-200-SYSTEMD": ("1.5.1", on(host={"units": ["/etc/systemd/system/kong.service"]}), on()),
@@ -85,7 +86,11 @@ ROWS = {
         on({"upstream_keepalive_pool_size": "9"}),
     ),
     "KONG-210-WORKER-CONSISTENCY": ("2.0.5", on({"router_consistency": "eventual"}), on()),
-    "KONG-210-CASS-CONSISTENCY": ("2.0.5", on({"cassandra_consistency": "QUORUM"}), on()),
+    "KONG-210-CASS-CONSISTENCY": (
+        "2.0.5",
+        on({"cassandra_consistency": "QUORUM"}, kind="cassandra"),
+        on({"cassandra_consistency": "QUORUM"}),
+    ),
     "KONG-210-BODY-KEYS": ("2.0.5", on({"client_max_body_size": "8m"}), on({"nginx_http_client_max_body_size": "8m"})),
     "KONG-210-GOPLUGINSERVER": (
         "2.0.5",
@@ -126,7 +131,7 @@ ROWS = {
         on(),
     ),
     "KONG-260-OPENRESTY": ("2.5.2", on(host={"package": {"name": None}}), on()),
-    "KONG-270-CASSANDRA": ("2.6.1", on(kind="cassandra"), on()),
+    "KONG-270-CASSANDRA": ("2.7.2", on(kind="cassandra"), on()),
     "KONG-270-BASEPLUGIN": (
         "2.6.1",
         on({"plugins": "bundled,mine"}, host={"plugins": {"mine": {"base_plugin": True}}}),
@@ -156,6 +161,11 @@ ROWS = {
     "LOCAL-RATE-LIMITS": ("2.7.2", on(answers=rows("LOCAL-RATE-LIMITS")), on()),
     "READ-REPLICA": ("2.7.2", on({"pg_ro_host": "replica"}), on()),
     "TWO-DEFAULT-WORKSPACES": ("2.7.2", on(answers=rows("TWO-DEFAULT-WORKSPACES")), on()),
+    "SERVER-TOKENS-TWICE": (
+        "1.3.1",
+        on({"nginx_http_server_tokens": "off"}),
+        on({"nginx_http_server_tokens": "off"}, green={"nginx_http_server_tokens": ""}),
+    ),
     "PLUGINS-NOT-LOADED": (
         "2.7.2",
         on(answers={"plugins": {"found": ["mine"]}}),
@@ -194,10 +204,40 @@ def test_a_default_install_of_0_14_is_told_that_it_takes_two_hops():
     assert list(ids(on(), "0.14.1")) == ["KONG-200-MIN-SOURCE"]
 
 
+def test_custom_plugins_counts_where_it_is_read():
+    assert "KONG-210-CUSTOM-PLUGIN-DB" in ids(on({"custom_plugins": "mine"}), "0.14.1")
+    assert ids(on({"custom_plugins": "mine"}), "1.5.1") == {}
+
+
 def test_what_is_over_is_not_told():
     _source, has, _nearly = ROWS["KONG-100-CUSTOM-PLUGINS-KEY"]
     assert "KONG-100-CUSTOM-PLUGINS-KEY" not in ids(has, "1.0.0")
     assert "KONG-210-BALANCER" not in ids(on(), "2.1.2")
+
+
+def test_on_the_way_from_0_14_to_1_5():
+    """What concerns every way is told there as well, and routes keep their path handling, which 2.x has, too."""
+    seen = {"nginx_conf": "/etc/kong/my.template", "includes": [{"key": "nginx_http_include", "file": "/x"}]}
+    answers = {"plugins": {"found": ["galileo,mine"]}, **rows("KONG-150-PATH-HANDLING"), **rows("LOCAL-RATE-LIMITS")}
+    found = hazards.find({"b1": node(host={"templates": seen})}, {"answers": answers}, "0.14.1", "1.5.1", {})["hazards"]
+    assert {hazard["id"]: hazard["severity"] for hazard in found} == {
+        "KONG-100-GALILEO": "block",
+        "KONG-100-TEMPLATE": "block",
+        "PLUGINS-NOT-LOADED": "block",
+        "LOCAL-RATE-LIMITS": "info",
+        "NGINX-INCLUDES": "info",
+    }
+
+
+def test_a_plugin_with_a_hazard_of_its_own_is_told_once():
+    answers = {"plugins": {"found": ["kubernetes-sidecar-injector,mine"]}}
+    found = ids(on(answers=answers), "1.5.1")
+    assert "KONG-200-SIDECAR" in found and found["PLUGINS-NOT-LOADED"]["what"].endswith("(found: plugin mine)")
+
+
+def test_path_handling_is_told_to_1_5_as_well():
+    assert "KONG-150-PATH-HANDLING" in ids(on(answers=rows("KONG-150-PATH-HANDLING")), "1.5.1")
+    assert "KONG-150-PATH-HANDLING" not in ids(on(answers=rows("KONG-150-PATH-HANDLING")), "2.0.5")
 
 
 def test_nothing_is_concluded_from_what_is_not_known():
@@ -263,8 +303,14 @@ def test_a_plugin_may_stand_in_kong_conf_alone():
 
 
 def test_a_path_that_may_not_be_looked_at_is_not_missing():
-    seen = {"files": {"lua_ssl_trusted_certificate": {"path": "/etc/kong/x.pem", "exists": None}}}
+    seen = {"files": {"lua_ssl_trusted_certificate": {"path": "/etc/kong/x.pem", "exists": None, "owner": None}}}
     assert "KONG-200-TRUSTED-CERT" not in ids(on(host=seen), "1.5.1")
+
+
+def test_files_that_the_new_user_of_the_workers_may_not_touch():
+    seen = {"files": {"proxy_access_log": {"path": "/var/log/kong/proxy.log", "exists": True, "owner": "nobody"}}}
+    assert "proxy_access_log = /var/log/kong/proxy.log" in ids(on(host=seen), "2.1.4")["KONG-230-NGINX-USER"]["what"]
+    assert "KONG-230-NGINX-USER" not in ids(on({"nginx_user": "www"}, host=seen), "2.1.4")
 
 
 def test_scram_is_asked_where_the_server_would_store_it():
@@ -298,9 +344,9 @@ def test_the_checklist_asks_only_what_may_concern_this_cluster():
     assert set(ASKED) >= asked("0.14.1") >= {"KONG-200-REUSEPORT"}
 
 
-KEYS = {"version", "area", "severity", "summary", "action", "source", "detect", "ask", "if", "unless", "from"}
+KEYS = {"version", "area", "severity", "summary", "action", "source", "detect", "ask", "if", "unless", "from", "handled_by", "until"}
 KINDS = set(
-    "absent by_hand custom_plugins custom_template database includes key key_regex memory_below_twice os os_not_in package "
+    "absent by_hand custom_plugins custom_template database files_of includes key key_regex memory_below_twice os os_not_in package "
     "password_encryption path_missing plugin plugins_not_loaded repository rocks running server_too_old source_below sql unit_file".split()
 )
 
@@ -308,7 +354,8 @@ KINDS = set(
 @pytest.mark.parametrize("name", knowledge._table("hazards")["hazards"])
 def test_the_data_is_well_formed(name):
     entry = knowledge._table("hazards")["hazards"][name]
-    assert set(entry) <= KEYS and {"version", "area", "severity", "summary", "source"} <= set(entry)
+    assert entry.get("until", "finish") == "finish"
+    assert set(entry) <= KEYS and {"area", "severity", "summary", "source"} <= set(entry)
     assert entry["severity"] in hazards.SEVERITIES and ("ask" in entry) != ("detect" in entry)
     for detector in entry.get("detect", []) + [entry[key] for key in ("if",) if key in entry]:
         assert KINDS & set(detector) and set(detector) <= KINDS | {"value", "needs"}

@@ -37,7 +37,7 @@ def test_paths_have_their_shape():
     assert table["schema"] == 1
     assert set(table["never_a_stop"]) <= set(known)
     for row in table["hops"]:
-        assert set(row) - {"datastore"} == {"from", "below", "to", "strategy", "why", "docs"}
+        assert set(row) - {"datastore", "allows", "measured"} == {"from", "below", "to", "strategy", "why", "docs"}
         assert number(row["from"]) < number(row["below"])
         assert row["to"] in (set(known) - set(table["never_a_stop"])) | set(table["targets"])
         assert row["strategy"] in ("blue_green", "rolling", "new_keyspace", "downtime_window")
@@ -163,7 +163,28 @@ def test_no_way(source, target, words):
 
 
 def test_only_targets_are_targets():
-    assert {v for v, entry in knowledge.versions().items() if entry["target"]} == {"2.8.%d" % n for n in range(6)}
+    targets = {v for v, entry in knowledge.versions().items() if entry["target"]}
+    assert targets == {"1.5.1"} | {"2.8.%d" % n for n in range(6)}
+
+
+def test_a_stop_is_a_target_only_on_the_way():
+    assert [hop["to"] for hop in knowledge.hops("0.14.1", "1.5.1")] == ["1.5.1"]
+    assert [hop["to"] for hop in knowledge.hops("0.13.0", "1.5.1")] == ["0.14.1", "1.5.1"]
+    with pytest.raises(knowledge.KnowledgeError, match="not a version that this collection upgrades to"):
+        knowledge.hops("1.2.0", "1.5.1")
+
+
+def test_migrations_of_the_first_hop_from_0_14():
+    new = knowledge.new_in_up("0.14.1", "1.5.1")
+    assert new == knowledge.migrations_of("1.5.1")
+    assert knowledge.pending_after_up("0.14.1", "1.5.1")["core"] == ["001_14_to_15", "002_15_to_1", "005_120_to_130"]
+    with pytest.raises(knowledge.KnowledgeError, match="migrations of Kong 0.14.1 are not known"):
+        knowledge.new_in_up("0.14.1", "2.8.5")
+
+
+def test_a_hazard_that_a_hop_sees_to():
+    assert "KONG-100-APIS" not in knowledge.hazards("0.14.1", "1.5.1")
+    assert "KONG-100-APIS" in knowledge.hazards("0.14.1", "2.8.5")
 
 
 @pytest.mark.parametrize(
@@ -292,6 +313,8 @@ def test_deprecated_properties():
     assert knowledge.key_deprecated("2.0.5", "client_max_body_size") is None
     assert knowledge.key_deprecated("2.8.5", "nginx_optimizations") == []
     assert knowledge.key_deprecated("2.8.5", "pg_host") is None
+    assert knowledge.key_deprecated("1.5.1", "upstream_keepalive") is None, "its successor came with 2.1"
+    assert knowledge.key_deprecated("2.1.4", "upstream_keepalive") == ["upstream_keepalive_pool_size"]
     assert knowledge.key_alias("nginx_user") == "nginx_main_user"
     assert knowledge.key_alias("pg_host") is None
 
@@ -302,3 +325,21 @@ def test_changes_of_properties():
     assert knowledge.conf_changes("2.6.1", "2.8.5")["removed"] == ["cluster_v2"]
     assert knowledge.conf_changes("2.3.4", "2.8.5")["changed"] == {}
     assert knowledge.conf_changes("2.1.4", "2.8.5")["changed"]["nginx_user"] == ["nobody nobody", "kong kong"]
+
+
+@pytest.mark.parametrize(
+    ("control", "data", "serves"),
+    [
+        ("2.2.2", "2.0.5", True),
+        ("2.2.2", "2.8.5", True),
+        ("2.3.3", "2.3.0", True),
+        ("2.3.3", "2.2.2", False),
+        ("2.4.1", "2.3.3", True),
+        ("2.8.0", "2.8.5", True),
+        ("2.7.2", "2.8.0", False),
+        ("2.8.5", "1.5.1", False),
+        ("1.5.1", "1.5.1", False),
+    ],
+)
+def test_which_data_planes_a_control_plane_serves(control, data, serves):
+    assert (knowledge.skew(control, data) is None) is serves

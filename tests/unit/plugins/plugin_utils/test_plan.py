@@ -3,9 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 import pytest
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import green_conf, plan
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import green_conf, knowledge, plan
+from ansible_collections.bluegreen.kong.plugins.plugin_utils.survey import at_work, locked
+from handbook import unexplained
 
 DATASTORE = {"kind": "postgres", "host": "db", "port": 5432, "database": "kong", "user": "kong", "schema": "public"}
+HELD = {"refused": True, "expires_in": 60, "holder": {"run_id": "r1", "controller": "here", "pid": 7, "since": 0}}
 
 
 def gateway(name, version, address, running=True, **more):
@@ -26,6 +29,7 @@ def gateway(name, version, address, running=True, **more):
     found = {
         "version": version,
         "edition": "oss",
+        "executable": "/usr/local/bin/kong",
         "conf": "/etc/kong/kong.conf",
         "prefix": "/usr/local/kong",
         "machine": name,
@@ -61,6 +65,7 @@ def fixture_survey():
             name=name,
             error=None,
             install="preinstalled",
+            nginx_conf="",
             package="kong",
             install_tasks=False,
             settings={},
@@ -84,6 +89,8 @@ def fixture_survey():
             "batches": [],
             "gone": [],
             "target_version": "2.8.5",
+            "strategy": "blue_green",
+            "measured_way": False,
             "phases": ["stage", "backup", "expand", "start", "shift", "retire"],
             "steps": [25, 100],
             "finish_leftovers": False,
@@ -139,6 +146,53 @@ def test_a_sound_cluster_has_no_blocker_and_all_phases_to_do(survey):
     assert (place["blue"], place["green"]) == ({"b1": 100, "b2": 50}, {"g1": 75, "g2": 75})
     assert [batch["after"] for batch in result["batches_left"]] == [[], ["b1"]]
     assert result["proof_seconds"] == 4
+
+
+@pytest.mark.parametrize(
+    ("source", "way", "do"),
+    [
+        ("0.14.1", "0.14.1 -> 1.5.1 -> 2.8.5", "name them in kong_upgrade_hops, or upgrade to 1.5.1 first"),
+        ("0.13.1", "0.13.1 -> 0.14.1 -> 1.5.1 -> 2.8.5", "upgrade to 0.14.1 first, which is done by hand: 1.5 reads"),
+    ],
+)
+def test_several_hops(survey, source, way, do):
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"] = gateway(host, source, "10.0.0.%s" % host[1])
+    (problem,) = [line for line in blockers(survey) if "several hops" in line]
+    assert "it takes several hops: %s | %s" % (way, do) in problem
+
+
+def test_hops_that_are_read_too_late(survey):
+    survey["options"]["hops"] = [{"target_version": "2.8.5", "green_group": "kong_green"}]
+    assert blockers(survey) == [
+        "kong_upgrade_hops: is set in the inventory, which a play reads after it has chosen its hosts"
+        " | put it into a file of its own, and give that: -e @hops.yml"
+    ]
+    survey["options"]["phases"] = ["restore", "rollback"]
+    assert not any("kong_upgrade_hops" in line for line in blockers(survey))
+    survey["options"].update(phases=["stage"], hop={"number": 1}, way={"problems": [], "hops": [], "of": 1})
+    assert not blockers(survey)
+
+
+def test_the_first_hop_from_0_14_moves_apis_before_up(survey):
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"] = gateway(host, "0.14.1", "10.0.0.%s" % host[1])
+    for host in ("g1", "g2"):
+        survey["hosts"][host]["gateway"]["version"] = "1.5.1"
+    survey["options"]["target_version"] = "1.5.1"
+    legacy = {part: [last] for part, last in knowledge.legacy_migrations().items()}
+    survey["database"]["migrations"].update(state="legacy", executed=legacy, new=knowledge.migrations_of("1.5.1"))
+    survey["database"]["answers"] = {
+        name: {"found": found, "more": False} for name, found in (("apis", ["old"]), ("apis_count", ["1"]))}
+    result = plan.build(survey)
+    assert result["blockers"] == []
+    assert result["apis"] == {"count": 1, "names": ["old"]}
+    assert "Before `up`, `migrate-apis` makes a service and a route of each of 1 apis: old." in result["summary"]
+    assert {row["subsystem"]: row["finish"] for row in result["ahead"]}["core"] == ["001_14_to_15", "002_15_to_1", "005_120_to_130"]
+    survey["options"]["target_version"] = "2.8.5"
+    assert any("holds the schema of Kong 0.x, which 2.8.5 cannot read" in line for line in blockers(survey))
+    (hazard,) = [line for line in blockers(survey) if "KONG-200-MIN-SOURCE" in line]
+    assert "kong_upgrade_accepted_hazards" not in hazard
 
 
 def test_green_gets_blues_settings_without_what_belongs_to_one_node(survey):
@@ -201,13 +255,57 @@ def lb_server(number, **values):
     return mutate
 
 
+def zones(survey):
+    """A second load balancer; each has the servers of one zone, in a backend of its own name."""
+    groups = {"zone_1": ["b1", "g1"], "zone_2": ["b2", "g2"]}
+    (process,) = survey["lbs"]["lb1"]["balancers"]
+    for number, (zone, hosts) in enumerate(groups.items(), 1):
+        backend = "kong_%d" % number
+        survey["lbs"]["lb%d" % number] = {
+            "balancers": [
+                dict(
+                    process,
+                    backends={backend: process["backends"]["kong"]},
+                    servers=[dict(s, backend=backend) for s in process["servers"] if s["name"] in hosts],
+                )
+            ],
+            "base": {},
+            "error": None,
+            "locked": None,
+            "serves": {zone: hosts},
+        }
+    survey["groups"]["lb"] = ["lb1", "lb2"]
+    survey["play_hosts"].append("lb2")
+
+
+def two_processes(survey):
+    """A second HAProxy on the same host, whose backend has another name."""
+    (process,) = survey["lbs"]["lb1"]["balancers"]
+    other = dict(process, socket="/run/other.sock", backends={"apis": process["backends"]["kong"]})
+    other["servers"] = [dict(s, backend="apis") for s in process["servers"]]
+    survey["lbs"]["lb1"]["balancers"].append(other)
+
+
+def put_zones(*path, value):
+    def mutate(survey):
+        zones(survey)
+        put(path, value)(survey)
+
+    return mutate
+
+
+def own_template(survey):
+    survey["options"]["looks"] = "plan"  # green is there: it counts as it will in a run
+    survey["hosts"]["b1"]["gateway"]["host"] = {"templates": {"nginx_conf": "/usr/local/kong/nginx.conf"}}
+
+
 ROWS = [
     ("empty group", put(("groups", "green"), []), "group kong_green is empty"),
     ("host in both groups", put(("groups", "green"), ["g1", "b1"]), "b1: is in both kong_blue and kong_green"),
     ("a limit", put(("play_hosts",), ["b1"]), "--limit cuts the groups"),
     ("unreachable host", put(("hosts", "b2", "error"), "unreachable: no route"), "b2: unreachable"),
-    ("unreachable load balancer", put(("lbs", "lb1", "error"), "no such socket"), "lb1: no such socket"),
-    ("a second run", put(("lbs", "lb1", "locked"), ("held by x", "wait")), "lb1: held by x | wait"),
+    ("unreachable load balancer", put(("lbs", "lb1", "error"), "sockets: the list is empty."), "lb1: sockets"),
+    ("a second run", put(("lbs", "lb1", "locked"), locked(HELD)), "lb1: another upgrade run holds the lock: run r1 of here, pid 7"),
     ("socket without rights", put(("lbs", "lb1", "balancers", 0, "level"), "operator"), "level admin"),
     (
         "static balancing",
@@ -216,7 +314,43 @@ ROWS = [
     ),
     ("health check at the Admin API", lb_server(0, check_port=8001), "the Admin API of b1"),
     ("server not on the load balancer", lb_server(2, name="other"), "server g1 of green host g1 is in no backend"),
+    (
+        "two load balancers that do not say which servers they have",
+        put_zones("lbs", "lb2", "serves", value={}),
+        "lb2: server b1 of blue host b1 is in no backend",
+    ),
+    (
+        "a group of servers that is none",
+        put_zones("lbs", "lb2", "serves", value={"zone_2": ["b2", "g2"], "zone_3": []}),
+        "lb2: kong_upgrade_serves: no inventory group is called zone_3",
+    ),
+    (
+        "a host that no load balancer serves",
+        put_zones("hosts", "b2", "name", value="old-2"),
+        "b2: its server old-2 is on no load balancer",
+    ),
+    (
+        "a zone without new servers",
+        put_zones("lbs", "lb2", "balancers", 0, "servers", value=[server("b2", 100, backend="kong_2")]),
+        "lb2: backend kong_2 has servers of blue (b2) and none of green",
+    ),
+    (
+        "a backend of new servers alone",
+        put_zones("lbs", "lb2", "balancers", 0, "servers", value=[server("g2", 100, backend="kong_2")]),
+        "lb2: backend kong_2 has servers of green (g2) and none of blue",
+    ),
+    (
+        "two HAProxies of one host with different backends",
+        two_processes,
+        "lb1: the HAProxy of /run/haproxy.sock has no apis/b1, apis/b2, apis/g1, apis/g2, which another one of this host has",
+    ),
     ("mixed blue", node_of("b2", "version", "2.0.5"), "several versions"),
+    (
+        "the command of another version than what runs",
+        put(("hosts", "b2", "gateway", "version"), "2.8.5"),
+        "b2: its kong command /usr/local/bin/kong is 2.8.5, while its node runs 2.1.4",
+    ),
+    ("a template that nobody names", own_template, "made from an nginx template of its own"),
     ("Enterprise", on_blue("edition", "enterprise"), "Kong Enterprise"),
     ("source below 1.0", node_of("b1", "version", "0.14.1"), "several versions"),
     (
@@ -248,13 +382,23 @@ ROWS = [
     ),
     ("a runner that is blue", put(("options", "runner"), "b1"), "kong_upgrade_runner: is b1"),
     ("blue nodes differ", setting("b2", "db_update_frequency", "9"), "blue nodes differ in db_update_frequency"),
-    ("database unreadable", put(("database",), {"error": "connection refused"}), "connection refused"),
+    ("database unreadable", put(("database",), {"error": "Cannot read the certificates in /etc: no"}), "read the certificates"),
     ("no schema", put(("database", "migrations", "state"), "needs_bootstrap"), "needs bootstrap"),
     ("leftovers", put(("database", "migrations", "state"), "pending_and_new"), "never finished"),
+    (
+        "a template that nobody names",
+        put(("hosts", "b1", "gateway", "host"), {"templates": {"nginx_conf": "/usr/local/kong/nginx.conf", "directives": []}}),
+        "b1: /usr/local/kong/nginx.conf was made from an nginx template of its own",
+    ),
     (
         "green built with another OpenResty",
         put(("hosts", "g1", "gateway", "openresty"), {"nginx": "1.17.8"}),
         "g1: its kong 2.8.5 is built with nginx 1.17.8 and would not start | build it with OpenResty 1.19.9.1",
+    ),
+    (
+        "green built without Kong's nginx module",
+        put(("hosts", "g1", "gateway", "nginx"), {"path": "/opt/openresty/nginx/sbin/nginx", "kong_module": False}),
+        "g1: /opt/openresty/nginx/sbin/nginx is built without lua-kong-nginx-module",
     ),
     (
         "green does not reach the database",
@@ -284,6 +428,20 @@ ROWS = [
     ("invalid variable", put(("invalid", "g1"), ["kong_upgrade_sock: no such variable"]), "g1: kong_upgrade_sock"),
     ("blue is down", put(("hosts", "b1", "gateway", "running"), False), "b1: no Kong is running there"),
     ("blue cannot be fenced", put(("hosts", "b1", "gateway", "fence_possible"), False), "cannot be fenced"),
+    (
+        "blue's kong command is not where the variable says",
+        lambda survey: survey["hosts"]["b1"]["gateway"].update(
+            version=None, fence_possible=False, fence_problem="no kong command to fence", errors=["/opt/nowhere/kong: no such file"]
+        ),
+        "no kong command to fence; /opt/nowhere/kong: no such file | name its kong command in kong_upgrade_executable",
+    ),
+    (
+        "a file of tasks that is not there",
+        lambda survey: survey["hosts"]["g1"].update(
+            install="tasks", install_tasks=True, not_there={"kong_upgrade_install_tasks": "/x.yml"}
+        ),
+        "g1: kong_upgrade_install_tasks is /x.yml, and the controller has no such file",
+    ),
     ("unknown batch", put(("options", "batches"), ["zone_x"]), "no inventory group is called zone_x"),
 ]
 
@@ -292,6 +450,17 @@ ROWS = [
 def test_blockers(survey, mutate, words):
     mutate(survey)
     assert any(words in line for line in blockers(survey)), blockers(survey)
+    found = plan.build(survey)
+    assert unexplained(item["what"] for item in found["blockers"] + found["warnings"]) == []
+
+
+def test_a_look_tells_of_the_run_at_work(survey):
+    survey["lbs"]["lb1"]["at_work"] = at_work(HELD)
+    assert not any("At work" in line for line in plan.build(survey)["summary"]), "it would be the run itself"
+    survey["options"]["looks"] = "status"
+    assert plan.build(survey)["summary"][-1].startswith("At work now: run r1 of here, pid 7, since ")
+    assert at_work({**HELD, "expires_in": 0}) is None
+    assert at_work({"holder": None, "expires_in": None}) is None
 
 
 def test_all_problems_come_at_once(survey):
@@ -329,6 +498,21 @@ def test_configuration_that_is_not_what_runs(survey):
     survey["hosts"]["b1"]["gateway"]["settings"]["proxy_listen"] = " 0.0.0.0:8000"
     (warning,) = plan.build(survey)["warnings"]
     assert warning["what"] == "db_update_frequency is 9 in its configuration, and 2 in the running node"
+
+
+def test_a_changed_default_does_not_concern_what_green_gets_of_its_own(survey):
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"] = gateway(host, "1.5.1", "10.0.0.%s" % host[1])
+    changed = [row["key"] for row in plan.build(survey)["conf"]["changed_defaults"]]
+    assert "admin_listen" not in changed and "nginx_main_user" in changed
+
+
+def test_without_a_known_target_no_secret_is_asked_for(survey):
+    """Which of blue's secrets the target reads, such as the key that Kong made for itself, nobody knows then."""
+    survey["options"]["target_version"] = "2.9.9"
+    survey["hosts"]["b1"]["gateway"]["settings"]["ssl_cert_key_default"] = "******"
+    told = [blocker["what"] for blocker in plan.build(survey)["blockers"]]
+    assert any("2.9.9 is not known" in what for what in told) and not any("ssl_cert_key_default" in what for what in told)
 
 
 def test_a_mistyped_secret_is_named(survey):
@@ -385,13 +569,69 @@ def test_clocks(survey, epoch, words):
     survey.update(began=1000.0, now=1005.0)
     survey["hosts"]["b1"]["gateway"]["epoch"] = survey["database"]["epoch"] = epoch
     told = [row["where"] for row in plan.build(survey)["warnings"] if words and words in row["what"]]
-    assert told == (["b1", "database"] if words else [])
+    assert told == (["b1, database"] if words else [])
+
+
+def test_what_an_undefined_variable_takes_is_a_value(survey):
+    survey["invalid"] = {"g1": ["kong_upgrade_secret_settings: 'vault_pg_password' is undefined"]}
+    (blocker,) = plan.build(survey)["blockers"]
+    assert blocker["where"] == "g1" and "--ask-vault-pass" in blocker["do"]
+
+
+def test_what_is_wrong_on_several_hosts_is_told_once(survey):
+    for host in ("g1", "g2"):
+        survey["hosts"][host]["error"] = "no route to host"
+    (blocker,) = [row for row in plan.build(survey)["blockers"] if row["what"] == "no route to host"]
+    assert blocker["where"] == "g1, g2"
 
 
 def test_a_limit_is_told_alone(survey):
     survey["play_hosts"] = ["g1", "g2"]
     survey["hosts"]["b2"]["error"] = "was not looked at"
     assert [line.split(":")[0] for line in blockers(survey)] == ["b1, b2, lb1"]
+
+
+def in_both(survey):
+    survey["groups"]["green"] = ["g1", "g2", "b1"]
+    return "b1: is in both"
+
+
+def of_one_prefix(survey):
+    """g2's facts are those of b2's node."""
+    survey["hosts"]["g2"]["gateway"] = gateway("b2", "2.1.4", "10.0.0.2")
+    return "g2: shares the prefix"
+
+
+@pytest.mark.parametrize("mistake", [in_both, of_one_prefix])
+def test_nothing_is_concluded_about_green_from_a_blue_node(survey, mistake):
+    words = mistake(survey)
+    (problem,) = blockers(survey)
+    assert problem.startswith(words)
+    assert plan.build(survey)["warnings"] == []
+
+
+@pytest.mark.parametrize("phases, told", [(["rollback"], "warnings"), (["retire"], "blockers")])
+def test_the_way_back_is_open_beside_a_wrong_command_of_a_running_node(survey, phases, told):
+    shifted(survey)
+    survey["hosts"]["b2"]["gateway"]["version"] = "2.8.5"
+    survey["options"]["phases"] = phases
+    (problem,) = plan.build(survey)[told]
+    assert (problem["where"], "kong_upgrade_executable" in problem["do"]) == ("b2", True)
+    assert "its node runs 2.1.4" in problem["what"]
+
+
+def test_the_way_back_names_the_command_that_is_not_blues(survey):
+    retired(survey)
+    survey["options"]["phases"] = ["rollback"]
+    assert blockers(survey) == []
+    survey["hosts"]["b2"]["gateway"]["version"] = "2.8.5"
+    (problem,) = blockers(survey)
+    assert problem.startswith("b1, b2: no Kong is running there, and their kong commands are of several versions: 2.1.4 on b1; 2.8.5 on b2")
+    survey["lbs"]["lb1"]["source"] = "2.1.4"  # the run's record
+    (problem,) = blockers(survey)
+    assert problem.startswith("b2: no Kong is running there, and its kong command /usr/local/bin/kong is 2.8.5, while blue ran 2.1.4")
+    survey["options"]["phases"] = ["finish"]
+    assert blockers(survey) == [] and plan.build(survey)["source"] == "2.1.4"
 
 
 def test_a_shared_prefix_counts_on_one_machine_only(survey):
@@ -489,7 +729,7 @@ def test_a_hazard_stands_in_the_way_until_it_is_accepted(survey):
     setting("b1", "go_plugins_dir", "/go")(survey)
     setting("b2", "go_plugins_dir", "/go")(survey)
     for host in ("b1", "b2"):
-        survey["hosts"][host]["gateway"]["node"]["version"] = "2.0.5"
+        survey["hosts"][host]["gateway"]["version"] = survey["hosts"][host]["gateway"]["node"]["version"] = "2.0.5"
     (blocker,) = plan.build(survey)["blockers"]
     assert blocker["where"] == "b1, b2" and "KONG-210-GOPLUGINSERVER" in blocker["what"]
     survey["options"]["accepted_hazards"] = ["KONG-210-GOPLUGINSERVER"]
@@ -508,6 +748,98 @@ def test_hazards_are_over_once_the_schema_serves_both(survey):
     assert plan.build(survey)["hazards"] == []
 
 
+def test_a_look_tells_what_a_run_has_left_half_done(survey):
+    shifted(survey)
+    survey["options"].update(looks="status", batches=["zone"])
+    survey["groups"]["batches"] = {"zone": ["b1", "b2"]}
+    survey["hosts"]["b1"]["name"] = "old1"
+    assert plan.build(survey)["interrupted"] == []
+    servers = survey["lbs"]["lb1"]["balancers"][0]["servers"]
+    servers[0].update(name="old1", admin_state="drain")
+    survey["lbs"]["lb1"]["interrupted"] = "run r1 of here, pid 7, since noon"
+    result = plan.build(survey)
+    assert result["interrupted"] == [
+        "Interrupted: run r1 of here, pid 7, since noon; the same command goes on from there.",
+        "Batch zone is begun (taken out of service: b1).",
+    ]
+    assert result["summary"][-2:] == result["interrupted"]
+    survey["hosts"]["b1"]["gateway"].update(running=False, node=None, fenced=True)
+    assert plan.build(survey)["interrupted"][1] == "Batch zone is begun (stopped and fenced: b1)."
+    survey["hosts"]["b2"]["gateway"].update(running=False, node=None, fenced=True)
+    survey["lbs"]["lb1"]["interrupted"] = None
+    assert plan.build(survey)["interrupted"] == []
+    survey["lbs"]["lb1"].update(interrupted="run r1", at_work="run r2")
+    assert plan.build(survey)["interrupted"] == []
+
+
+def test_the_last_soak_is_done_again_where_no_run_has_seen_its_end(survey):
+    """Else Ctrl-C in it, and the same command, would retire blue without the last gate."""
+    shifted(survey)
+    assert plan.build(survey)["todo"] == ["retire"]
+    survey["lbs"]["lb1"]["unwatched"] = True
+    result = plan.build(survey)
+    assert (result["todo"], result["steps"], result["blockers"]) == (["shift", "retire"], [100], [])
+    assert any("100 % is watched once more" in line for line in result["summary"])
+    survey["options"]["phases"] = ["retire"]  # retire.yml alone, by the operator's word
+    result = plan.build(survey)
+    assert (result["todo"], result["steps"], result["blockers"]) == (["retire"], [], [])
+    survey["groups"]["blue"] = []
+    assert not plan.build(survey)["stands"]["unwatched"]
+
+
+def test_the_last_soak_is_over_once_retire_has_begun(survey):
+    shifted(survey)
+    survey["lbs"]["lb1"].update(unwatched=True)
+    survey["hosts"]["b1"]["name"] = survey["lbs"]["lb1"]["balancers"][0]["servers"][0]["name"] = "old1"
+    assert plan.build(survey)["todo"] == ["shift", "retire"]
+    survey["lbs"]["lb1"]["balancers"][0]["servers"][0]["admin_state"] = "drain"
+    assert plan.build(survey)["todo"] == ["retire"]
+
+
+@pytest.mark.parametrize(("port", "settings", "told"), [
+    (8000, {}, []),
+    (8000, {"proxy_listen": "0.0.0.0:80, 0.0.0.0:443 ssl"}, ["server kong/g1 is at port 8000, and green will listen on 80, 443 there"]),
+    (9080, {"proxy_listen": "0.0.0.0:9080"}, []),
+    (5432, {"stream_listen": "0.0.0.0:5432"}, []),
+    (None, {"proxy_listen": "0.0.0.0:9080"}, []),
+])  # fmt: skip
+def test_a_server_at_a_port_that_green_will_not_have(survey, port, settings, told):
+    """Else it is found out at the first step of the traffic, with the schema migrated."""
+    survey["hosts"]["g1"]["settings"] = settings
+    survey["lbs"]["lb1"]["balancers"][0]["servers"][2]["port"] = port
+    assert [item["what"] for item in plan.build(survey)["warnings"] if "at port" in item["what"]] == told
+
+
+def test_ports_that_say_nothing_of_greens_proxy(survey):
+    survey["lbs"]["lb1"]["balancers"][0]["servers"][2]["port"] = 8001
+    survey["hosts"]["b1"]["gateway"]["listeners"] = {"admin": [{"address": "10.0.0.1", "port": 8001}]}
+    assert not [item for item in plan.build(survey)["warnings"] if "at port" in item["what"]]
+    survey["lbs"]["lb1"]["balancers"][0]["servers"][2]["port"] = 80
+    assert [item for item in plan.build(survey)["warnings"] if "at port" in item["what"]]
+    for host, address in (("b1", "10.0.0.1"), ("b2", "10.0.0.2")):  # of its own address, and so not for green
+        gateway = survey["hosts"][host]["gateway"]
+        gateway["settings"]["proxy_listen"] = gateway["node"]["settings"]["proxy_listen"] = "%s:80" % address
+    assert not [item for item in plan.build(survey)["warnings"] if "at port" in item["what"]]
+
+
+def test_what_is_to_be_left_alone_until_finish_is_told_until_then(survey):
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"]["version"] = survey["hosts"][host]["gateway"]["node"]["version"] = "2.0.5"
+    survey["database"]["answers"] = {"KONG-210-ALLOW-DENY/0": {"found": ["acl (1)"], "more": False}}
+    survey["database"]["migrations"].update(state="pending", new={}, pending={"acl": ["004"]})
+    retired(survey)
+    survey["options"]["looks"] = "status"
+    result = plan.build(survey)
+    assert [hazard["id"] for hazard in result["hazards"]] == ["KONG-210-ALLOW-DENY"]
+    assert [question["id"] for question in result["checklist"]] == ["UPSERT-WHILE-BOTH-SERVE"]
+    assert any("KONG-210-ALLOW-DENY" in line for line in result["summary"])
+    survey["database"]["migrations"].update(state="up_to_date", pending={})
+    for host in ("g1", "g2"):
+        survey["hosts"][host]["gateway"]["node"]["admin_open"] = True
+    result = plan.build(survey)
+    assert result["stands"]["finished"] and result["hazards"] == result["checklist"] == []
+
+
 def test_blue_may_be_empty_once_it_is_retired(survey):
     retired(survey)
     survey["groups"]["blue"] = []
@@ -517,6 +849,13 @@ def test_blue_may_be_empty_once_it_is_retired(survey):
     assert (result["todo"], result["blockers"]) == (["finish"], [])
 
 
+def test_a_look_after_retire_names_finish(survey):
+    retired(survey)
+    survey["options"].update(looks="status")
+    result = plan.build(survey)
+    assert result["left"] == [] and "Left to do: nothing but finish, which has a playbook of its own." in result["summary"]
+
+
 def test_finished_means_nothing_to_do(survey):
     retired(survey)
     survey["database"]["migrations"].update(state="up_to_date", pending={})
@@ -524,14 +863,6 @@ def test_finished_means_nothing_to_do(survey):
         survey["hosts"][host]["gateway"]["node"]["admin_open"] = True
     result = plan.build(survey)
     assert result["stands"]["finished"] and result["todo"] == [] and result["blockers"] == []
-
-
-def test_the_original_weights_must_be_known_before_traffic_moves(survey):
-    shifted(survey)
-    survey["lbs"]["lb1"]["base"] = {}
-    assert not any("original weights" in line for line in blockers(survey))
-    survey["options"]["phases"] = ["rollback"]
-    assert any("kong_upgrade_base_weights" in line for line in blockers(survey))
 
 
 def test_rollback_ends_at_the_point_of_no_return(survey):
@@ -566,14 +897,6 @@ def test_retire_alone_needs_green(survey):
     assert any("needs every green node" in line for line in blockers(survey))
 
 
-def test_servers_are_named_with_their_backend_where_others_are_left_out(survey):
-    assert plan.build(survey)["at"]["lb1"]["blue"] == ["b1", "b2"]
-    survey["options"]["backends"] = ["kong"]
-    result = plan.build(survey)
-    assert result["at"]["lb1"] == {"blue": ["kong/b1", "kong/b2"], "green": ["kong/g1", "kong/g2"]}
-    assert result["batches"][0]["servers"] == {"lb1": ["kong/b1"]}
-
-
 def test_greens_admin_api_must_be_shut_before_finish(survey):
     shifted(survey)
     survey["hosts"]["g1"]["gateway"]["node"]["admin_open"] = True
@@ -585,28 +908,10 @@ def test_a_phase_that_comes_too_early(survey):
     assert any("phase finish: comes after retire" in line for line in blockers(survey))
 
 
-@pytest.fixture(name="commands")
-def fixture_commands(survey):
-    """The same cluster behind a load balancer that is led by commands of the user's own, without counters."""
-    servers = [dict(entry, status="no check") for entry in survey["lbs"]["lb1"]["balancers"][0]["servers"]]
-    survey["lbs"]["lb1"]["balancers"] = [{"counted": False, "servers": servers}]
-    return survey
-
-
-def test_without_counters_and_probes_shared_traffic_is_refused(commands):
-    assert [line for line in blockers(commands) if "lb1: has no counters" in line] == blockers(commands) != []
-
-
-@pytest.mark.parametrize("way", ["counters", "probes", "one step"])
-def test_ways_to_do_without_counters(commands, way):
-    if way == "counters":
-        commands["lbs"]["lb1"]["balancers"][0]["counted"] = True
-    elif way == "probes":
-        for host in ("g1", "g2"):
-            commands["hosts"][host]["probed"] = True
-    else:
-        commands["options"]["steps"] = [100]
-    result = plan.build(commands)
-    assert result["blockers"] == [] and result["warnings"] == []
-    (place,) = result["servers"]["lb1"].values()
-    assert (place["blue"], place["green"]) == ({"b1": 100, "b2": 50}, {"g1": 75, "g2": 75})
+def test_dbless_goes_by_strategy_rolling(survey):
+    for host in survey["groups"]["blue"]:
+        survey["hosts"][host]["gateway"].update(datastore={"kind": "off"}, settings={"database": "off"})
+    survey["database"] = {}
+    found = [row for row in plan.build(survey)["blockers"] if "DB-less" in row["what"]]
+    assert [row["where"] for row in found] == ["kong_blue"]
+    assert "kong_upgrade_strategy: rolling" in found[0]["do"]

@@ -53,8 +53,9 @@ def test_sessions_that_the_operator_vouches_for():
     assert judge(sessions=[session(), session(port=1, user="monitor")], known=[{"user": "mon*"}])["problems"] == []
 
 
-def test_an_empty_pattern_vouches_for_nothing():
-    assert judge(sessions=[session(port=1)], known=[{}])["problems"]
+@pytest.mark.parametrize("pattern", [{}, {"application": "*"}, {"user": "kong", "adress": ""}])
+def test_a_pattern_that_is_empty_or_names_no_field_vouches_for_nothing(pattern):
+    assert judge(sessions=[session(port=1)], known=[pattern])["problems"]
 
 
 @pytest.mark.parametrize(

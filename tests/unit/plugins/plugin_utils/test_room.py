@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 import pytest
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import plan, room
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import findings, room
 
 SOUND = {
     "max_connections": 100,
@@ -36,7 +36,7 @@ ROWS = [
 
 
 def look(database):
-    found = plan.Findings()
+    found = findings.Findings()
     room.look(database, 10.0, found)
     return {"blockers": found.blockers, "warnings": found.warnings}
 
