@@ -218,7 +218,7 @@ def test_plan_finds_what_is_seeded(fresh):
         with unchanged(fresh):
             outcome = fresh.refused("plan.yml", options=["-v"])
             assert "pg_pasword" in outcome.words and SLIP not in outcome.words
-            named(outcome, ("KONG-222-SERVERLESS-SANDBOX", SEEDED, "kong_upgrade_accepted_hazards"))
+            named(outcome, ("KONG-222-SERVERLESS-SANDBOX", SEEDED, "set untrusted_lua"))
             review = outcome.report["conf"]
             assert [row["key"] for row in review["unknown"]] == ["loglevel", "pg_pasword"]
             assert "client_body_buffer_size" in [row["key"] for row in review["deprecated"]]
