@@ -180,10 +180,20 @@ def role(database, kong_user):
         [database.schema()],
     )
     create = database.query("select has_database_privilege(current_database(), 'create') as may")[0]["may"]
+    limits = database.query(
+        "select 'role ' || r.rolname as of, r.rolconnlimit as limit, (select count(*)::int from pg_catalog.pg_stat_activity a"
+        " where a.usesysid = r.oid and a.pid <> pg_backend_pid()) as connections"
+        " from pg_catalog.pg_roles r where r.rolname = %s and r.rolconnlimit >= 0 and not r.rolsuper"
+        " union all select 'database ' || d.datname, d.datconnlimit, (select count(*)::int from pg_catalog.pg_stat_activity a"
+        " where a.datid = d.oid and a.pid <> pg_backend_pid())"
+        " from pg_catalog.pg_database d where d.datname = current_database() and d.datconnlimit >= 0 order by 1",
+        [kong_user],
+    )
     return {
         "superuser": row["superuser"],
         "read_all_stats": row["superuser"] or row["read_all_stats"],
         "role_encryption": encryption,
+        "connection_limits": limits,
         "database_create": create,
         "schema_owner": schema[0]["owner"] if schema else None,
         "schema_create": schema[0]["may_create"] if schema else None,

@@ -229,6 +229,21 @@ datastore:
     role_encryption:
       description: How the password of Kong's role is stored, V(md5), V(scram), V(plain) or V(none); null if hidden.
       type: str
+    connection_limits:
+      description: What has a C(CONNECTION LIMIT) of its own, Kong's role or the database. A superuser has none.
+      type: list
+      elements: dict
+      contains:
+        of:
+          description: Which of the two, and its name.
+          type: str
+          sample: role kong
+        limit:
+          description: How many connections it allows.
+          type: int
+        connections:
+          description: How many are in use, without this module's own.
+          type: int
     database_create:
       description: Whether the role that was logged in as may create schemas in the database.
       type: bool

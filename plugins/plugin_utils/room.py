@@ -30,6 +30,14 @@ def look(database: dict, max_age: float, found) -> None:
             "%d of %d connections are in use, and green will want as many as blue" % (database["connections"], usable),
             "raise max_connections, or lower nginx_worker_processes or pg_max_concurrent_queries of green",
         )
+    for limit in database.get("connection_limits") or []:
+        if 2 * limit["connections"] > limit["limit"]:
+            found.warn(
+                where,
+                "%d of the %d connections of the %s are in use, and green will want as many as blue"
+                % (limit["connections"], limit["limit"], limit["of"]),
+                "raise its CONNECTION LIMIT until blue is gone, or lower nginx_worker_processes or pg_max_concurrent_queries of green",
+            )
     if database.get("direct") is False:
         found.warn(
             where,

@@ -678,6 +678,20 @@ def test_datastore(at, driver):
         major = found["server_version_num"] // 10000
         assert clients == {name: {"path": f"{programs}/{name}", "major": major} for name in ("pg_dump", "pg_restore")}
         assert found["schema_state"] == _migrate.info({"source": "database", "conf": at.conf}, None)[0]["fingerprint"]
+    assert found["connection_limits"] == []
+    with at.admin() as admin:
+        admin.execute("alter role kong connection limit 9")
+        database = admin.execute("select current_database()").fetchone()[0]
+        admin.execute(f'alter database "{database}" connection limit 50')
+        try:
+            with at.session():
+                limits = look(at, gather=["role"])["connection_limits"]
+            own = {"of": "role kong", "limit": 9, "connections": 1}
+            assert own in limits
+            (whole,) = [limit for limit in limits if limit != own]
+            assert (whole["of"], whole["limit"]) == (f"database {database}", 50) and whole["connections"] >= 2
+        finally:
+            admin.execute("alter role kong connection limit -1")
     with at.idle_transaction("lock table plugins in share mode", application="lunch") as idle:
         transactions = look(at, gather=["transactions"])["transactions"]
         assert [row["pid"] for row in transactions] == [idle.info.backend_pid]

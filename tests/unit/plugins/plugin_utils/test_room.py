@@ -20,6 +20,11 @@ SOUND = {
 }
 ROWS = [
     ({"connections": 60}, "warnings", "60 of 97 connections are in use"),
+    (
+        {"connection_limits": [{"of": "role kong", "limit": 10, "connections": 6}, {"of": "database kong", "limit": 99, "connections": 6}]},
+        "warnings",
+        "6 of the 10 connections of the role kong are in use",
+    ),
     ({"schema_create": False}, "blockers", "the role kong may not create tables in the schema public"),
     ({"direct": False}, "warnings", "a pooler or an address translation"),
     (
