@@ -376,6 +376,8 @@ def begun(stands) -> str:
     """How far an upgrade is that has not moved all traffic yet."""
     if stands.get("phase") == "done":
         return "finished"
+    if stands.get("unread") and (stands.get("phase") == "roll" or stands.get("green_running")):
+        return "how far it is cannot be told without %s" % ", ".join(stands["unread"])
     if stands.get("phase") == "roll":
         rolled, hosts = len(stands["green"]) - len(stands["blue_left"]), len(stands["green"])
         return "begun, %d of %d hosts are rolled" % (rolled, hosts) if rolled else "not begun"

@@ -79,6 +79,12 @@ def build(survey: dict) -> dict:
     stands = where_it_stands(state.where_it_stands(survey, servers, migrations, running, target), left, cluster, opened)
     stands["restored"] = bool((survey.get("backup") or {}).get("restored"))
     away = [h for h in cluster if h not in stands["blue_running"] or not serves(servers, names[h])]
+    if back and not restores and not source and groups["green"] and not stands["finished"]:
+        found.block(
+            "kong_upgrade_source_version",
+            "is empty, and neither a node nor a record on %s tells which version the hosts had" % ", ".join(groups["lb"]),
+            "set it to that version; kong.conf as it was is kept beside it with that version at the end of its name",
+        )
     todo = phases_to_run(options, stands, with_database, away, found)
     db.check_server(survey, todo, found)
     balancers.check_conf_files(survey, servers, todo, found)
@@ -161,13 +167,13 @@ def build(survey: dict) -> dict:
 
 
 def source_of(survey, found):
-    """The version of the hosts which are not rolled: what they run, else what the run's record tells, or the name of the dump that a
-    restore brings back; None where nothing does."""
+    """The version of the hosts which are not rolled: what they run, else what the run's record tells, the operator, or the name of the
+    dump that a restore brings back; None where nothing does."""
     running = [host for host in survey["groups"]["blue"] if version_of(survey["hosts"].get(host))]
     if running:
         return releases.version_of_blue(dict(survey, groups=dict(survey["groups"], blue=running)), found)
     recorded = next((lb["source"] for lb in survey["lbs"].values() if lb.get("source")), None)
-    return recorded or restore.version_of(survey.get("backup"))
+    return recorded or survey["options"].get("source_version") or restore.version_of(survey.get("backup"))
 
 
 def check_choices(survey, target, found):

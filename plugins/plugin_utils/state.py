@@ -67,7 +67,8 @@ def where_it_stands(survey, servers, migrations, source, target):
         place["status"].get(n, "") for places in servers.values() for place in places.values() for n in place["green"]
     ]
     # Blue is quit, and green has no traffic yet, as every load balancer says: nobody is answered until the window goes on or back.
-    told = bool(servers) and not any(lb.get("error") for lb in survey["lbs"].values())
+    stands["unread"] = [name for name, lb in survey["lbs"].items() if lb.get("error")]
+    told = bool(servers) and not stands["unread"]
     stands["window_open"] = windowed and told and bool(fenced) and not blue_running and stands["percent_most"] == 0
     stands["green"] = list(groups["green"])
     stands["green_up"] = bool(statuses) and all(str(s).upper().startswith(("UP", "NO CHECK")) for s in statuses)

@@ -181,6 +181,9 @@ def test_a_host_that_fails_gets_its_old_version_back_and_rollback_does_it_for_al
         assert rolling.all_ready()
         status = rolling.done("status.yml")
         assert "3 of 4 hosts are rolled" in status.report["headline"]
+        rolling.refused("upgrade.yml", kong_upgrade_haproxy_sockets=["/nowhere.sock"])
+        records = [json.loads((lb.directory / "state" / "run.json").read_text("utf-8"))["record"] for lb in rolling.bed.lbs]
+        assert {record["source"] for record in records} == {old}, "a run that sees no weights forgets nothing"
         back = rolling.done("rollback.yml")
         assert "rolled back" in back.report["headline"]
     assert rolling.versions() == ([old] * 4, [True] * 4)

@@ -177,7 +177,9 @@ def test_shift_then_back_then_all_the_way(stage):
             lb.wait_up([host.name for host in bed.hosts])
         assert bed.weights() == weights
 
-        outcome = bed.done("rollback.yml")
+        refused = bed.refused("retire.yml", kong_upgrade_haproxy_sockets=["/nowhere.sock"])
+        assert "how far it is cannot be told without lb1, lb2; " in refused.report["headline"]
+        outcome = bed.done("rollback.yml")  # and to the weights that were, which a run that sees none has not forgotten
         assert "rolled back" in outcome.report["headline"]
         assert bed.serves("blue")
         assert all(found[host.name][0] == 100 for found in bed.weights() for host in bed.blue)

@@ -114,6 +114,26 @@ def test_a_look_tells_which_hosts_an_interrupted_run_has_left_out_of_service():
     ]
 
 
+@pytest.mark.parametrize("told", ["", "2.1.4"])
+def test_the_way_back_needs_the_old_version(told):
+    hosts = dict.fromkeys("ab", node("2.8.5", admin="off"))
+    migrations = {"state": "pending", "new": {}, "pending": {"core": ["012_213_to_220"]}}
+    survey = survey_of(hosts, migrations=migrations, phases=["rollback"], source_version=told)
+    found = rolling.build(survey)
+    assert found["source"] == (told or None)
+    assert [row["where"] for row in found["blockers"]] == ([] if told else ["kong_upgrade_source_version"])
+    survey["lbs"]["lb1"]["source"] = "2.2.2"
+    assert rolling.build(survey)["source"] == "2.2.2", "the record comes first"
+
+
+def test_what_no_load_balancer_tells_is_not_taken_for_nothing():
+    survey = survey_of({"a": node("2.8.5", admin="off"), "b": node("2.1.4")})
+    survey["lbs"]["lb1"].update(balancers=[], error="nobody listens at /s")
+    found = rolling.build(survey)
+    assert found["stands"]["unread"] == ["lb1"]
+    assert "how far it is cannot be told without lb1; " in report.headline("blocked", found, [], [], [], "")
+
+
 @pytest.mark.parametrize(
     ("versions", "migrations", "warned"),
     [
