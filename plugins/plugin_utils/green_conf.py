@@ -73,6 +73,30 @@ def drifted(host, gateway, found):
                 )
 
 
+def check_conf_files(survey, hosts, source, found):
+    """Running nodes that nothing could start again as they are: their kong.conf is not there, or is another one than they were started with.
+
+    Of a file that is there only what leads to the datastore counts. On the way back nothing of this is asked: what runs may stay.
+    """
+    if {"rollback", "restore"} & set(survey["options"]["phases"]):
+        return
+    for host in hosts:
+        gateway = (survey["hosts"].get(host) or {}).get("gateway") or {}
+        absent = gateway.get("conf_mode", "") is None
+        unsaid = [
+            key
+            for key in (effective(gateway, source) if gateway.get("running") else {})
+            if key not in (gateway.get("settings") or {}) and (absent or key == "database" or key.startswith(("pg_", "cassandra_")))
+        ]
+        if unsaid:
+            found.block(
+                host,
+                "Kong runs there with %s set by neither %s%s nor an environment that can be seen"
+                % (", ".join(unsaid), gateway.get("conf"), ", which is not there," * absent),
+                "set kong_upgrade_conf of this host to the file that it was started with, or write them into that one",
+            )
+
+
 def conf_ahead(survey, blue, settings, later, source, target, found):
     """What becomes of blue's kong.conf: the lists of conf_review.review, each entry with the hosts it concerns, and the difference between
     the first blue node's and the first green node's, or, without green, what is proposed for it, until finish and after it. None where

@@ -84,6 +84,7 @@ def build(survey: dict) -> dict:
         window.check(survey, kind, found)
     # Of other versions nothing is known but that they were released.
     running = source if knowledge.versions().get(source, {}).get("openresty") else None
+    green_conf.check_conf_files(survey, groups["blue"], running, found)
     of_blue = green_conf.settings_of_blue(survey, running, target, found)
     green_conf.check_agreement(survey, of_blue, found)
     settings = {

@@ -104,6 +104,7 @@ def build(survey: dict) -> dict:
         releases.check_packages(survey, left, target, found)
     check_old_version(survey, away if back else left, source, found)
     ahead = {"hazards": [], "checklist": []} if back else hazards.check(survey, running, target, stands, found)
+    green_conf.check_conf_files(survey, left, running, found)
     settings = {host: settings_of(host, survey, running, target, host in with_database, found) for host in left}
     shape = control_planes_first(survey, shape)
     turns = batches(shape, options["runner"]) if options["runner"] in cluster else shape

@@ -344,6 +344,16 @@ ROWS = [
         two_processes,
         "lb1: the HAProxy of /run/haproxy.sock has no apis/b1, apis/b2, apis/g1, apis/g2, which another one of this host has",
     ),
+    (
+        "a kong.conf that is not there",
+        put(("hosts", "b2", "gateway"), gateway("b2", "2.1.4", "10.0.0.2", conf="/etc/kng.conf", conf_mode=None, settings={})),
+        "b2: Kong runs there with db_update_frequency, log_level, pg_host, proxy_listen set by neither /etc/kng.conf, which is not there, nor",
+    ),
+    (
+        "another kong.conf than that of the node",
+        put(("hosts", "b2", "gateway"), gateway("b2", "2.1.4", "10.0.0.2", conf_mode="0640", settings={"log_level": "debug"})),
+        "b2: Kong runs there with pg_host set by neither /etc/kong/kong.conf nor an environment that can be seen | set kong_upgrade_conf",
+    ),
     ("mixed blue", node_of("b2", "version", "2.0.5"), "several versions"),
     (
         "the command of another version than what runs",

@@ -126,6 +126,15 @@ def test_the_way_back_needs_the_old_version(told):
     assert rolling.build(survey)["source"] == "2.2.2", "the record comes first"
 
 
+def test_a_node_must_be_able_to_start_again():
+    other = node("2.1.4", conf="/etc/kng.conf", conf_mode=None, settings={})
+    other["node"]["settings"] = {"pg_host": "db"}
+    survey = survey_of({"a": node("2.1.4"), "b": other})
+    assert [row["where"] for row in rolling.build(survey)["blockers"]] == ["b"]
+    survey["options"]["phases"] = ["rollback"]
+    assert rolling.build(survey)["blockers"] == [], "what runs may stay"
+
+
 def test_what_no_load_balancer_tells_is_not_taken_for_nothing():
     survey = survey_of({"a": node("2.8.5", admin="off"), "b": node("2.1.4")})
     survey["lbs"]["lb1"].update(balancers=[], error="nobody listens at /s")
