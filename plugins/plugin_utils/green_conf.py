@@ -74,7 +74,7 @@ def drifted(host, gateway, found):
 
 
 def check_conf_files(survey, hosts, source, found):
-    """Running nodes that nothing could start again as they are: their kong.conf is not there, or is another one than they were started with.
+    """Running nodes that nothing could start again as they are: their kong.conf is not there, or is not the one that they run with.
 
     Of a file that is there only what leads to the datastore counts. On the way back nothing of this is asked: what runs may stay.
     """

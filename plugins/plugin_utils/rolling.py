@@ -116,6 +116,8 @@ def build(survey: dict) -> dict:
         batch["servers"] = {lb: balancers.places_of(places, members, options) for lb, places in servers.items()}
     turns_left = [batch for batch in turns if set(batch["hosts"]) & set(away if back else left)]
     turns_left = turns_left[::-1] if back and not restores else turns_left
+    if "roll" in todo and not reload:
+        check_others_serve(survey, servers, turns_left, found)
     for before, batch in zip([None] + turns_left, turns_left):
         batch["after"] = before["hosts"] if before else []
         batch["percent"] = round(100 * sum(len(b["hosts"]) for b in turns[: turns.index(batch) + 1]) / len(cluster))
@@ -175,6 +177,31 @@ def source_of(survey, found):
         return releases.version_of_blue(dict(survey, groups=dict(survey["groups"], blue=running)), found)
     recorded = next((lb["source"] for lb in survey["lbs"].values() if lb.get("source")), None)
     return recorded or survey["options"].get("source_version") or restore.version_of(survey.get("backup"))
+
+
+def check_others_serve(survey, servers, turns, found):
+    """Batches that are all that a backend has: while they are out of service nobody would answer."""
+    for batch in turns:
+        alone = {}
+        for lb, places in servers.items():
+            for place in places.values():
+                inside = set(batch["names"]) & set(place["state"])
+                others = [
+                    server
+                    for process in survey["lbs"][lb].get("balancers") or []
+                    for server in process["servers"]
+                    if server["backend"] == place["backend"]
+                    and server["name"] not in inside
+                    and (server["name"] in place["state"] or (server["weight"] and server["admin_state"] == "ready"))
+                ]
+                if inside and not others:
+                    alone.setdefault(place["backend"], []).append(lb)
+        for backend, lbs in alone.items():
+            found.block(
+                "kong_upgrade_batches",
+                "%s has every server of backend %s on %s" % (batch["name"], backend, ", ".join(lbs)),
+                "divide it into batches, of which one serves while another is replaced; a host alone needs a second one beside it",
+            )
 
 
 def check_choices(survey, target, found):

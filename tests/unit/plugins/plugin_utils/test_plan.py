@@ -347,7 +347,7 @@ ROWS = [
     (
         "a kong.conf that is not there",
         put(("hosts", "b2", "gateway"), gateway("b2", "2.1.4", "10.0.0.2", conf="/etc/kng.conf", conf_mode=None, settings={})),
-        "b2: Kong runs there with db_update_frequency, log_level, pg_host, proxy_listen set by neither /etc/kng.conf, which is not there, nor",
+        "b2: Kong runs there with db_update_frequency, log_level, pg_host, proxy_listen set by neither /etc/kng.conf, which is not",
     ),
     (
         "another kong.conf than that of the node",

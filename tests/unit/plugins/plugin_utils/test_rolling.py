@@ -126,6 +126,16 @@ def test_the_way_back_needs_the_old_version(told):
     assert rolling.build(survey)["source"] == "2.2.2", "the record comes first"
 
 
+def test_a_batch_leaves_somebody_who_serves():
+    survey = survey_of({"a": node("2.1.4"), "b": node("2.1.4")}, batches=["all"], runner="c")
+    survey["groups"]["batches"] = {"all": ["a", "b"]}
+    words = "all has every server of backend kong on lb1"
+    assert words in [row["what"] for row in rolling.build(survey)["blockers"]]
+    stranger = dict(survey["lbs"]["lb1"]["balancers"][0]["servers"][0], name="stranger")
+    survey["lbs"]["lb1"]["balancers"][0]["servers"].append(stranger)
+    assert words not in [row["what"] for row in rolling.build(survey)["blockers"]]
+
+
 def test_a_node_must_be_able_to_start_again():
     other = node("2.1.4", conf="/etc/kng.conf", conf_mode=None, settings={})
     other["node"]["settings"] = {"pg_host": "db"}
@@ -379,8 +389,9 @@ def test_the_package_manager_has_to_have_both_versions(versions, told):
 
 
 def test_a_package_of_the_old_version_that_is_named_need_not_be_offered():
-    survey = survey_of({"a": node("2.1.4", host={"candidates": {"manager": "apt", "versions": ["2.8.5"]}})})
-    survey["hosts"]["a"]["old_package"] = "/srv/kong-2.1.4.deb"
+    survey = survey_of(dict.fromkeys("ab", node("2.1.4", host={"candidates": {"manager": "apt", "versions": ["2.8.5"]}})))
+    for seen in survey["hosts"].values():
+        seen["old_package"] = "/srv/kong-2.1.4.deb"
     assert rolling.build(survey)["blockers"] == []
 
 
