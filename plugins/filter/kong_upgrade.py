@@ -16,6 +16,7 @@ import time
 from ansible import context
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import (
     command_line,
+    findings,
     fresh,
     gate,
     hops,
@@ -118,6 +119,12 @@ def kong_upgrade_way(hostvars, hops_wanted, defaults, groups, play_hosts, fixed)
         result = survey.plain(hostvars[host].get("__kong_upgrade_hop_gateway"))
         nodes[host] = ((result or {}).get("ansible_facts") or {}).get("kong_gateway")
     return hops.way(survey.plain(hops_wanted), survey.plain(defaults), groups, nodes, play_hosts, survey.plain(fixed))
+
+
+def kong_upgrade_hops_refusal(hops_wanted):
+    """kong_upgrade_hops | kong_upgrade_hops_refusal -> what is wrong with its form, as lines; [] if nothing is."""
+    blockers = hops.shape(survey.plain(hops_wanted))
+    return findings.refusal(blockers) if blockers else []
 
 
 def kong_upgrade_weights(places, percent):
@@ -360,6 +367,7 @@ class FilterModule:
             for function in (
                 kong_upgrade_plan,
                 kong_upgrade_way,
+                kong_upgrade_hops_refusal,
                 kong_upgrade_first_node,
                 kong_upgrade_datastore,
                 kong_upgrade_weights,

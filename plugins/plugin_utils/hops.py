@@ -9,12 +9,33 @@ Green of one hop is blue of the next. Only nodes are looked at here; each hop ha
 
 from __future__ import annotations
 
-from ansible_collections.bluegreen.kong.plugins.plugin_utils import path, weights
+import difflib
+
+from ansible_collections.bluegreen.kong.plugins.plugin_utils import findings, path, weights
 
 # What a hop may have of its own, by the variable of the role that it stands for.
 OWN = ("batches", "steps", "soak", "accepted_hazards")
 # What each hop has of its own, always.
 THE_HOPS = ("target_version", "blue_group", "green_group")
+
+
+def shape(hops) -> list[dict]:
+    """The blockers where kong_upgrade_hops is no list of hops with what a play chooses its hosts by; [] where it is one."""
+    found = findings.Findings()
+    if not isinstance(hops, list) or not all(isinstance(hop, dict) for hop in hops):
+        found.block(
+            "kong_upgrade_hops", "is no list of hops", "give a list in which each has a target_version and a green_group (docs/hops.md)"
+        )
+        return found.blockers
+    for number, hop in enumerate(hops, 1):
+        lacking = [key for key in ("target_version", "green_group") if not hop.get(key)]
+        if lacking:
+            found.block(
+                "kong_upgrade_hops, hop %d" % number,
+                "has no %s, but %s" % (" and no ".join(lacking), ", ".join(sorted(hop)) or "nothing"),
+                "name the version that its new nodes run and the inventory group of them",
+            )
+    return found.blockers
 
 
 def way(hops: list[dict], defaults: dict, groups: dict, nodes: dict, play_hosts: list[str], fixed: dict) -> dict:
@@ -49,7 +70,8 @@ def way(hops: list[dict], defaults: dict, groups: dict, nodes: dict, play_hosts:
     }
     current = next((i for i, hop in enumerate(whole) if not behind(hop, whole[i + 1 :], members, nodes)), len(whole) - 1)
     left = whole[current:]
-    problems = check_fixed(left, fixed) + check_groups(whole, left, members, play_hosts) + check_versions(whole, left, members, nodes)
+    problems = check_fixed(left, fixed) + check_groups(whole, left, members, groups, play_hosts)
+    problems += check_versions(whole, left, members, nodes)
     return {"hops": left, "of": len(whole), "problems": problems}
 
 
@@ -78,7 +100,7 @@ def check_fixed(left, fixed) -> list[dict]:
     return problems
 
 
-def check_groups(whole, left, members, play_hosts) -> list[dict]:
+def check_groups(whole, left, members, groups, play_hosts) -> list[dict]:
     """Groups that are there, each of one hop alone, and in this play."""
     problems = []
     names = [whole[0]["blue_group"]] + [hop["green_group"] for hop in whole]
@@ -87,9 +109,16 @@ def check_groups(whole, left, members, play_hosts) -> list[dict]:
             problems.append(problem(hop, "its blue_group is %s" % hop["blue_group"], "leave it out: it is green of the hop before"))
     for name in sorted({name for name in names if names.count(name) > 1}):
         problems.append(problem(None, "group %s stands in it twice" % name, "give each hop new nodes, in a group of their own"))
+    mistyped = {}
+    for hop in left:
+        name, others = hop["green_group"], sorted(set(groups) - set(names))
+        near = difflib.get_close_matches(name, others, n=1, cutoff=0.8) if name not in groups else []
+        if near:
+            mistyped[name] = problem(hop, "its green_group %s is no inventory group" % name, "did you mean %s?" % near[0])
+    problems += mistyped.values()
     for hop in left[1:]:  # the plan of the first one looks at its own
         hosts = members[hop["green_group"]]
-        if not hosts:
+        if not hosts and hop["green_group"] not in mistyped:
             name = hop["green_group"] or "without a name"
             problems.append(problem(hop, "group %s is empty or missing" % name, "put its hosts into it", later=True))
         if not weights.are_steps(hop["steps"]):
@@ -103,6 +132,8 @@ def check_versions(whole, left, members, nodes) -> list[dict]:
     """Hops that are each one step of the way, and commands of those to come that are the right ones."""
     problems = []
     for before, hop in zip(whole, whole[1:]):
+        if path.find([before["target_version"]], before["target_version"])["problems"]:
+            continue  # no version at all, which is told of the hop before
         found = path.find([before["target_version"]], hop["target_version"])
         problems += [problem(hop, each["what"], each["do"]) for each in found["problems"]]
         if len(found["hops"]) > 1:
@@ -123,6 +154,12 @@ def check_versions(whole, left, members, nodes) -> list[dict]:
 def problem(hop, what, do, later=False):
     """One problem. hop: None for the way as a whole. later: whether a mere look does not mind."""
     return {"where": "kong_upgrade_hops" + (", hop %d" % hop["number"] if hop else ""), "what": what, "do": do, "later": later}
+
+
+def target_of(options) -> str:
+    """How messages call the variable that names the target version."""
+    hop = options.get("hop")
+    return "kong_upgrade_hops, target_version of hop %d" % hop["number"] if hop else "kong_upgrade_target_version"
 
 
 def check(options, found):

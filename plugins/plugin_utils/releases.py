@@ -114,20 +114,20 @@ def check_target(survey, way, found):
     way: as path.find tells it; None where no version of blue is known.
     """
     hops.check(survey["options"], found)
-    target = survey["options"]["target_version"]
+    target, variable = survey["options"]["target_version"], hops.target_of(survey["options"])
     problems, steps = (way["problems"], way["hops"]) if way else ([], [])
     known = knowledge.versions().get(target, {}).get("target")
     if not known and not problems:
         what = "%s is no version that this collection upgrades to, or brings up on an empty database" % (target or "empty")
         problems = [{"what": what, "do": "choose %s, such as %s" % (knowledge.targets(), knowledge.newest_target())}]
     for problem in problems:
-        found.block("kong_upgrade_target_version", problem["what"], problem["do"])
+        found.block(variable, problem["what"], problem["do"])
     if not known:
         return None
     if len(steps) > 1:
         here = "name them in kong_upgrade_hops, or " if steps[0]["strategy"] == "blue_green" else ""
         found.block(
-            "kong_upgrade_target_version",
+            variable,
             "it takes several hops: %s" % " -> ".join([steps[0]["from"]] + [step["to"] for step in steps]),
             "%supgrade to %s first%s" % (here, steps[0]["to"], "" if here else ", which is done by hand: %s" % steps[0]["why"]),
         )
@@ -147,7 +147,7 @@ def check_target(survey, way, found):
             found.block(
                 host,
                 "kong is %s, not the target %s" % (version, target),
-                "install %s there, or set kong_upgrade_target_version" % target,
+                "install %s there, or correct %s" % (target, variable),
             )
         elif built_right(survey, host, target) is False:
             releases = knowledge.versions()[target]

@@ -179,6 +179,13 @@ def _hop(source, target, datastore):
     return next((row for row in rows if row["to"] in (target, minor(target))), rows[0])
 
 
+def _first_stop(source, datastore):
+    """The first version on the way from source to the newest target that an upgrade may lead to."""
+    last = newest_target()
+    ahead = hops(source, last, datastore) if _number(source) < _number(last) else []
+    return next((hop["to"] for hop in ahead if hop["to"] in _table("paths")["stops"]), last)
+
+
 def hops(source, target, datastore="postgres"):
     """The hops that lead from one version to another, [] where they are the same.
 
@@ -204,12 +211,15 @@ def hops(source, target, datastore="postgres"):
             % (target, source),
             "restore a backup instead",
         )
-    choose = "choose %s" % " or ".join(newest(m) for m in table["targets"])
     if target in table["never_a_stop"]:
-        raise KnowledgeError("%s must not get traffic: %s" % (target, table["never_a_stop"][target]), choose)
+        raise KnowledgeError(
+            "%s must not get traffic: %s" % (target, table["never_a_stop"][target]), "choose %s" % _first_stop(source, datastore)
+        )
     on_the_way = any(row["to"] == target and _number(source) < _number(row["below"]) for row in table["hops"])
     if minor(target) not in table["targets"] and not (target in table["stops"] and on_the_way):
-        raise KnowledgeError("%s is not a version that this collection upgrades to" % target, choose)
+        raise KnowledgeError(
+            "%s is not a version that this collection upgrades to" % target, "choose %s" % _first_stop(source, datastore)
+        )
     found = []
     while source != target:
         row = _hop(source, target, datastore)

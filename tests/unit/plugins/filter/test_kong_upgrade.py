@@ -10,6 +10,7 @@ from ansible_collections.bluegreen.kong.plugins.filter import kong_upgrade
 from ansible_collections.bluegreen.kong.plugins.filter.kong_upgrade import (
     kong_upgrade_controller,
     kong_upgrade_failures,
+    kong_upgrade_hops_refusal,
     kong_upgrade_is_dead,
     kong_upgrade_proof,
     kong_upgrade_weights_record,
@@ -152,3 +153,9 @@ def test_the_first_node_with_a_database_counts(told, first):
         hostvars["host%d" % number] = {"__kong_upgrade_gateway": {"ansible_facts": {"kong_gateway": fact}}}
     found = kong_upgrade.kong_upgrade_first_node(hostvars, list(hostvars))
     assert found.get("conf") == (None if first is None else "/etc/%d" % first)
+
+
+def test_hops_that_are_none_are_told_in_the_words_of_the_plan():
+    assert kong_upgrade_hops_refusal([{"target_version": "2.8.5", "green_group": "kong_green"}]) == []
+    first, second = kong_upgrade_hops_refusal("1.5.1,2.8.5")
+    assert first == "1 problem before the first change:" and second.startswith("kong_upgrade_hops: is no list of hops. Give a list")

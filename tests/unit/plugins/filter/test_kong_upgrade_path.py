@@ -105,6 +105,9 @@ def test_nodes_of_one_version():
         ("2.1.4", "2.9.0", "postgres", "2.9.0 is not known", "name a release"),
         ("2.1.4", "2.7.2", "postgres", "2.7.2 is not a version that this collection upgrades to", "choose 2.8.5"),
         ("2.0.5", "2.1.1", "postgres", "2.1.1 must not get traffic: .*unrelated upstream", "choose 2.8.5"),
+        ("0.14.1", "1.4.0", "postgres", "1.4.0 is not a version that this collection upgrades to", "choose 1.5.1"),
+        ("0.13.1", "1.5.0", "postgres", "1.5.0 must not get traffic", "choose 1.5.1"),  # 0.14.1 is no target
+        ("2.8.5", "3.4.2", "postgres", "3.4.2 is not a version that this collection upgrades to", "choose 2.8.5"),
         ("2.1.4", "3.0.0", "postgres", "3.0.0 is not a version that this collection upgrades to", "choose 2.8.5"),
         ("2.1", "2.8.5", "postgres", "'2.1' is no version", "name a release"),
         ("next", "2.8.5", "postgres", "'next' is no version", "name a release"),

@@ -82,10 +82,43 @@ def test_a_host_that_is_gone_is_not_waited_for():
         ({"wanted": [WANTED[0], {**WANTED[1], "steps": [50, 10]}]}, "hop 2: steps is [50, 10] | percentages from 1 to 100"),
         ({"wanted": [WANTED[1], {**WANTED[0]}]}, "hop 2: 1.5.1 is older than 2.8.5"),
         ({"wanted": [WANTED[0], {**WANTED[1], "target_version": "2.0.5"}]}, "hop 2: 2.0.5 is not a version that this collection"),
+        ({"wanted": [WANTED[0], {**WANTED[1], "green_group": "kong_gren"}]},
+         "hop 2: its green_group kong_gren is no inventory group | did you mean kong_green?"),
+        ({"wanted": [{**WANTED[0], "green_group": "kong_midle"}, WANTED[1]]},
+         "hop 1: its green_group kong_midle is no inventory group | did you mean kong_middle?"),
     ],
 )
 def test_what_stands_in_the_way_of_a_later_hop(changes, words):
     assert any(words in each for each in problems(**changes)), problems(**changes)
+
+
+def test_a_mistyped_group_is_no_group_that_is_made_later():
+    wanted = [WANTED[0], {**WANTED[1], "green_group": "kong_gren"}]
+    assert [each["later"] for each in way(wanted=wanted)["problems"]] == [False]
+    # kong_middle is like it, and of another hop: this one is not there yet
+    wanted = [WANTED[0], {**WANTED[1], "green_group": "kong_middle2"}]
+    assert [each["later"] for each in way(wanted=wanted)["problems"]] == [True]
+
+
+def test_what_is_no_version_is_told_of_its_own_hop_alone():
+    assert problems(wanted=[{**WANTED[0], "target_version": "1.5"}, WANTED[1]]) == []  # the plan of hop 1 tells it
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        ([], []),
+        (WANTED, []),
+        ("1.5.1,2.8.5", ["kong_upgrade_hops: is no list of hops"]),
+        ({"target_version": "1.5.1"}, ["kong_upgrade_hops: is no list of hops"]),
+        (["1.5.1"], ["kong_upgrade_hops: is no list of hops"]),
+        ([{"green_group": "kong_middle"}, WANTED[1]], ["kong_upgrade_hops, hop 1: has no target_version, but green_group"]),
+        ([WANTED[0], {"target": "2.8.5"}], ["kong_upgrade_hops, hop 2: has no target_version and no green_group, but target"]),
+        ([{}, WANTED[1]], ["kong_upgrade_hops, hop 1: has no target_version and no green_group, but nothing"]),
+    ],
+)
+def test_what_is_no_list_of_hops(wanted, told):
+    assert ["%(where)s: %(what)s" % each for each in hops.shape(wanted)] == told
 
 
 def test_a_command_that_is_not_there_yet_is_installed_by_then():

@@ -174,6 +174,18 @@ def test_hops_that_are_read_too_late(survey):
     assert not blockers(survey)
 
 
+def test_the_target_of_a_hop_is_told_as_that(survey):
+    survey["options"].update(hop={"number": 1}, way={"problems": [], "hops": [], "of": 2}, target_version="1.4.0")
+    for host in ("b1", "b2"):
+        survey["hosts"][host]["gateway"] = gateway(host, "0.14.1", "10.0.0.%s" % host[1])
+    (told,) = [line for line in blockers(survey) if "1.4.0" in line]
+    assert told == (
+        "kong_upgrade_hops, target_version of hop 1: 1.4.0 is not a version that this collection upgrades to | choose 1.5.1")
+    survey["options"]["target_version"] = "1.5.1"
+    (told,) = [line for line in blockers(survey) if "not the target" in line]
+    assert told.endswith("install 1.5.1 there, or correct kong_upgrade_hops, target_version of hop 1")
+
+
 def test_the_first_hop_from_0_14_moves_apis_before_up(survey):
     for host in ("b1", "b2"):
         survey["hosts"][host]["gateway"] = gateway(host, "0.14.1", "10.0.0.%s" % host[1])
