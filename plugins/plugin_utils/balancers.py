@@ -295,10 +295,16 @@ def given_weights(survey, found):
 
 
 def check_given(given, survey, found):
-    """A weight for a server that no load balancer has is most likely a mistyped name, or of a later hop."""
+    """A weight for a server that no load balancer has is a mistyped name, and the server that was meant would get another weight.
+
+    A warning where no weight is set, and before a later hop, whose servers need not be there yet.
+    """
     known = {server["name"] for seen in survey["lbs"].values() for process in seen["balancers"] or [] for server in process["servers"]}
+    options = survey["options"]
+    harmless = not set(options["phases"]) - SET_NO_WEIGHT or not (options.get("hop") or {}).get("last", True)
+    tell = found.warn if harmless else found.block
     for name in sorted(set(given) - known):
-        found.warn(
+        tell(
             "kong_upgrade_base_weights",
             "no load balancer has a server %s" % name,
             "give the names that the load balancers have",

@@ -61,12 +61,24 @@ def test_given_weights_are_weights(survey, given, problem):
         assert place["blue"] == {"b1": int(given), "b2": 50}
 
 
-def test_a_given_weight_of_a_server_that_there_is_not(survey):
-    survey["options"]["base_weights"] = {"b1": 70, "blue2": 30}
-    (told,) = [item["what"] for item in plan.build(survey)["warnings"] if item["where"] == "kong_upgrade_base_weights"]
-    assert told == "no load balancer has a server blue2"
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({}, "blockers"),
+        ({"phases": ["rollback"]}, "blockers"),
+        ({"phases": ["finish"]}, "warnings"),  # blue may have left the load balancers since
+        ({"hop": {"number": 1, "last": False}}, "warnings"),
+        ({"hop": {"number": 2, "last": True}}, "blockers"),
+    ],
+)
+def test_a_given_weight_of_a_server_that_there_is_not(survey, options, kind):
+    survey["options"].update(base_weights={"b1": 70, "blue2": 30}, way={"problems": [], "hops": [], "of": 2}, **options)
+    told = plan.build(survey)
+    (line,) = ["%(where)s: %(what)s" % row for row in told[kind] if "blue2" in row["what"]]
+    assert line == "kong_upgrade_base_weights: no load balancer has a server blue2"
     survey["lbs"]["lb1"].update(balancers=None, error="does not answer")
-    assert "kong_upgrade_base_weights" not in [item["where"] for item in plan.build(survey)["warnings"]]
+    told = plan.build(survey)
+    assert not any("blue2" in row["what"] for row in told["blockers"] + told["warnings"])
 
 
 def test_servers_are_named_with_their_backend_where_others_are_left_out(survey):
