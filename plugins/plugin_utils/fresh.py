@@ -88,7 +88,7 @@ def build(survey: dict) -> dict:
         "warnings": found.warnings,
         "missing": found.missing,
     }
-    cut = inventory.check_limit(groups["green"], survey.get("play_hosts"))
+    cut = inventory.check_limit(groups["green"], survey)
     if cut:
         result.update(blockers=cut, warnings=[], todo=[], left=[], summary=[], refusal=findings.refusal(cut))
         return result

@@ -15,12 +15,20 @@ CLOCKS_APART = 2.0  # seconds by which two clocks may differ
 GROUP_HELP = "put the %s hosts into it, or name their group in kong_upgrade_%s_group"
 
 
-def check_limit(everyone, play_hosts):
+def check_limit(everyone, survey):
     """The one blocker of a run that has not all of the hosts, in a list; [] for one that has."""
+    play_hosts, options = survey.get("play_hosts"), survey["options"]
     there = set(everyone if play_hosts is None else play_hosts)
     cut = [host for host in everyone if host not in there]
     found = findings.Findings()
-    if cut:
+    of_no_hop = sorted({"bootstrap", "restore"} & set(options["phases"]))
+    if cut and options.get("hop") and of_no_hop:  # whose play has the hosts of the groups that the command line names
+        found.block(
+            "kong_upgrade_hops",
+            "is given, and playbooks/%s.yml is about one hop alone" % of_no_hop[0],
+            "leave it out, and name that hop: -e kong_upgrade_target_version=… -e kong_upgrade_blue_group=… -e kong_upgrade_green_group=…",
+        )
+    elif cut:
         found.block(
             ", ".join(cut),
             "not in this run: --limit cuts the groups",

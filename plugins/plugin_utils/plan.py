@@ -198,7 +198,7 @@ def build(survey: dict) -> dict:
 def completed(plan, survey, everyone):
     """The plan with what it says: summary and refusal. everyone: the hosts that have to be in the run."""
     plan.update(blockers=findings.together(plan["blockers"]), warnings=findings.together(plan["warnings"]))
-    cut = inventory.check_limit(everyone, survey.get("play_hosts"))
+    cut = inventory.check_limit(everyone, survey)
     if cut:  # everything else would be a conclusion from hosts that were not looked at
         plan.update(blockers=cut, warnings=[], todo=[], left=[], summary=[], refusal=findings.refusal(cut))
         return plan

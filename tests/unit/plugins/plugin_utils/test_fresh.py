@@ -56,6 +56,15 @@ def bootstrapped(survey, state="up_to_date", **counts):
     survey["database"]["counts"] = {"services": 0, "workspaces": 1, **counts}
 
 
+def test_a_bootstrap_knows_no_hops(survey):
+    survey["play_hosts"] = ["g1"]
+    (told,) = blockers(survey)
+    assert told.startswith("g2: not in this run")
+    survey["options"].update(hop={"number": 1}, way={"problems": []})
+    (told,) = blockers(survey)
+    assert told.startswith("kong_upgrade_hops: is given, and playbooks/bootstrap.yml is about one hop alone")
+
+
 def test_an_empty_schema_has_everything_to_do(survey):
     result = fresh.build(survey)
     assert result["blockers"] == []

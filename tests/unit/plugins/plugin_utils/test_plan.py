@@ -613,6 +613,14 @@ def test_a_limit_is_told_alone(survey):
     assert [line.split(":")[0] for line in blockers(survey)] == ["b1, b2, lb1"]
 
 
+def test_a_restore_with_several_hops_is_told_of_them_and_not_of_a_limit(survey):
+    """Its play has the hosts of kong_blue and kong_green alone."""
+    survey["play_hosts"] = ["lb1"]
+    survey["options"].update(phases=["restore", "rollback"], hop={"number": 1}, way={"problems": [], "hops": [], "of": 2})
+    (told,) = blockers(survey)
+    assert told.startswith("kong_upgrade_hops: is given, and playbooks/restore.yml is about one hop alone | leave it out")
+
+
 def in_both(survey):
     survey["groups"]["green"] = ["g1", "g2", "b1"]
     return "b1: is in both"
