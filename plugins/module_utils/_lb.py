@@ -450,7 +450,8 @@ class Job(object):
             failed += wrong + another.problems
         told = "What this call had set could not all be put back." if failed else "What this call had set was put back."
         self.changed = bool(failed)
-        raise LbError(error.problems + [told] + failed, changed=self.changed, put_back=not failed)
+        last = "%s. %s" % (error.problems[-1].rstrip(". "), told)
+        raise LbError(error.problems[:-1] + [last] + failed, changed=self.changed, put_back=not failed)
 
     def wait_up(self):
         """Waits until each server of wait.up is up. Without health nobody can say so."""

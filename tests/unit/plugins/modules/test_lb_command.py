@@ -200,7 +200,8 @@ def test_a_failure_puts_everything_back(balancer):
     balancer.put("broken", "set_weight:b2")
     end = balancer.run(servers=weights(g1=50, b1=10, b2=10))
     assert end.failed and end.result["put_back"] and not end.result["changed"]
-    assert "exit code 1: no way" in end.result["msg"] and "was put back" in end.result["msg"]
+    assert end.result["problems"] == [
+        "commands.set_weight for default/b2: ended with exit code 1: no way. What this call had set was put back."]
     assert balancer.weights() == {"b1": 100, "b2": 100, "g1": 0, "g2": 0}
 
 
@@ -214,7 +215,9 @@ def test_what_is_not_read_back_fails_and_is_put_back(balancer):
 def test_a_failing_apply_is_put_back(balancer):
     balancer.put("broken", "apply")
     end = balancer.run("apply", servers=weights(g1=50))
-    assert end.failed and not end.result["put_back"] and "could not all be put back" in end.result["msg"]
+    assert end.failed and not end.result["put_back"]
+    first, second = end.result["problems"]  # what went wrong, and why it could not be put back
+    assert first.endswith("no way. What this call had set could not all be put back.") and second.startswith("commands.apply")
     assert balancer.weights()["g1"] == 0
 
 
