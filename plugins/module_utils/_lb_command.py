@@ -9,6 +9,7 @@ seconds.
 
 import json
 import os
+import shutil
 
 from ansible_collections.bluegreen.kong.plugins.module_utils._lb import Balancer, LbError, call
 
@@ -29,7 +30,7 @@ class Commands(Balancer):
 
     def __init__(self, given, backends, timeout):
         self.timeout, self.pools = timeout, backends
-        self.argv, self.wrong = {}, []
+        self.argv, problems = {}, []
         for name in OPTIONS:
             command = given.get(name)
             if command is None:
@@ -39,7 +40,12 @@ class Commands(Balancer):
             elif not isinstance(command, list) and isinstance(command, str) and command.strip():
                 self.argv[name] = ["/bin/sh", "-c", command]
             else:
-                self.wrong.append("commands.%s: give a text for the shell, or a list of a program and its arguments." % name)
+                problems.append("commands.%s: give a text for the shell, or a list of a program and its arguments." % name)
+        # What changes something is not run by a look, and would be missed only when traffic moves.
+        problems += [
+            "commands.%s: %s cannot be run: it is not there, or may not be executed. Correct its path." % (name, argv[0])
+            for name, argv in self.argv.items() if shutil.which(argv[0]) is None]
+        self.wrong = problems
 
     def problems(self):
         """What is wrong with what was given."""

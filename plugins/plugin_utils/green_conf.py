@@ -168,13 +168,7 @@ def settings_of_green(host, survey, blue, target, found):
     prefix = ((survey["hosts"][host].get("gateway") or {}).get("prefix")) or overrides.get("prefix")
     if prefix:
         result["prefix"] = prefix
-    for key in sorted(overrides) if target else []:
-        if not knowledge.key_exists(target, key):
-            found.warn(
-                host,
-                "%s in kong_upgrade_settings is no property of Kong %s, which drops it" % (key, target),
-                "check its spelling",
-            )
+    check_names(host, survey, target, found)
     for key, value in overrides.items():
         if _conf.is_secret(key, str(value)):
             found.block(
@@ -190,6 +184,23 @@ def settings_of_green(host, survey, blue, target, found):
                     "set kong_upgrade_secret_settings.%s (a vault), or put it into this host's kong.conf" % key,
                 )
     return result
+
+
+def check_names(host, survey, target, found):
+    """Names in kong_upgrade_settings that the target drops without a word: one that is like a property of it is a slip.
+
+    That stands in no way back, which does not write them.
+    """
+    back = "rollback" in survey["options"]["phases"]
+    for key in sorted(survey["hosts"][host].get("settings") or {}) if target else []:
+        meant = knowledge.key_meant(target, key)
+        tell = found.block if meant and not back else found.warn
+        if not knowledge.key_exists(target, key):
+            tell(
+                host,
+                "%s in kong_upgrade_settings is no property of Kong %s, which drops it" % (key, target),
+                "did you mean %s?" % meant if meant else "check its spelling",
+            )
 
 
 def secrets_of_blue(survey):

@@ -456,6 +456,7 @@ def settings_of(host: str, survey: dict, source: str | None, target: str | None,
     gateway = seen.get("gateway") or {}
     has = {key: value for key, value in (gateway.get("settings") or {}).items() if value != MASK}
     result = {}
+    green_conf.check_names(host, survey, target, found)
     if source and target:
         try:
             review = conf_review.review(has, source, target)

@@ -12,6 +12,7 @@ own. Whatever is asked about a version that is not known raises KnowledgeError, 
 from __future__ import annotations
 
 import copy
+import difflib
 import functools
 import os
 import re
@@ -365,6 +366,14 @@ def key_exists(version, key):
         or key_deprecated(version, key) is not None
         or any(key.startswith(p) and key != p for p in conf_prefixes(version))
     )
+
+
+def key_meant(version, key):
+    """The property of this version that a mistyped name was meant to be; None for one that is like none, or that some version reads."""
+    key, table = str(key).lower(), _table("conf_keys")
+    if key_exists(version, key) or key in table["deprecated"] or any(key in _defaults(name) for name in table["minors"]):
+        return None
+    return next(iter(difflib.get_close_matches(key, sorted(_defaults(_described(version))), n=1, cutoff=0.8)), None)
 
 
 def key_deprecated(version, key):

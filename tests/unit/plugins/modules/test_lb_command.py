@@ -181,7 +181,8 @@ def test_servers_that_are_down_do_not_count(balancer):
     ({"commands": {"weights": "echo '[]'"}}, "no JSON object"),
     ({"commands": {"weights": """echo '{"b1": -1}'"""}}, "not a whole number"),
     ({"commands": {"weights": """echo '{"b1": Infinity}'"""}}, "not a whole number"),
-    ({"commands": {"weights": ["/nowhere/at/all"]}}, "cannot be run"),
+    ({"commands": {"weights": ["/nowhere/at/all"]}}, "commands.weights: /nowhere/at/all cannot be run"),
+    ({"commands": {"apply": ["no-such-program-", 1]}}, "commands.apply: no-such-program- cannot be run"),
     ({"commands": {"sessions": "echo many"}}, "printed 'many', not a number"),
     ({"commands": {"counters": """echo '{"b1": 5}'"""}}, "expected {"),
 ])
@@ -189,6 +190,13 @@ def test_bad_input(balancer, params, words):
     end = balancer.run(**params)
     assert end.failed and words in end.result["msg"] and not end.result["changed"], end.result
     assert balancer.changes() == []
+
+
+def test_a_program_that_only_changes_is_looked_for_too(balancer):
+    end = balancer.run(commands={"set_weight": ["/nowhere/drv", "set_weight"], "drain": [str(balancer.folder)]})
+    assert end.failed and balancer.log() == []
+    assert [problem.split(" cannot")[0] for problem in end.result["problems"]] == [
+        "commands.set_weight: /nowhere/drv", "commands.drain: %s" % balancer.folder]
 
 
 def test_all_problems_in_one_list(balancer):

@@ -56,6 +56,12 @@ def bootstrapped(survey, state="up_to_date", **counts):
     survey["database"]["counts"] = {"services": 0, "workspaces": 1, **counts}
 
 
+def test_a_mistyped_setting_stops_a_bootstrap(survey):
+    survey["hosts"]["g1"]["settings"]["proxy_lsten"] = "0.0.0.0:8000"
+    assert blockers(survey) == [
+        "g1: proxy_lsten in kong_upgrade_settings is no property of Kong 2.8.5, which drops it | did you mean proxy_listen?"]
+
+
 def test_a_bootstrap_knows_no_hops(survey):
     survey["play_hosts"] = ["g1"]
     (told,) = blockers(survey)

@@ -343,3 +343,18 @@ def test_changes_of_properties():
 )
 def test_which_data_planes_a_control_plane_serves(control, data, serves):
     assert (knowledge.skew(control, data) is None) is serves
+
+
+@pytest.mark.parametrize(
+    ("version", "key", "meant"),
+    [
+        ("2.8.5", "proxy_lsten", "proxy_listen"),
+        ("2.8.5", "Worker_Processes", "nginx_worker_processes"),
+        ("2.8.5", "proxy_listen", None),
+        ("2.8.5", "anything", None),
+        ("1.5.1", "pg_ro_host", None),  # like pg_host, and of a later version
+        ("2.8.5", "cassandra_read_consistencY", None),
+    ],
+)
+def test_which_property_was_meant(version, key, meant):
+    assert knowledge.key_meant(version, key) == meant

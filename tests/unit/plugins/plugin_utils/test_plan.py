@@ -540,10 +540,29 @@ def test_without_a_known_target_no_secret_is_asked_for(survey):
 def test_a_mistyped_secret_is_named(survey):
     for host in ("b1", "b2"):
         survey["hosts"][host]["gateway"]["settings"]["sesion_secret"] = "******"
-    survey["hosts"]["g1"]["settings"] = {"prox_listen": "x"}
     told = [row["what"] for row in plan.build(survey)["warnings"]]
     assert "sesion_secret in kong.conf or a KONG_ variable" in told
-    assert "prox_listen in kong_upgrade_settings is no property of Kong 2.8.5, which drops it" in told
+
+
+@pytest.mark.parametrize(
+    ("key", "kind", "do"),
+    [
+        ("prox_listen", "blockers", "did you mean proxy_listen?"),
+        ("of_their_own", "warnings", "check its spelling"),
+        ("custom_plugins", "warnings", "check its spelling"),  # of 0.14
+        ("proxy_listen", None, ""),
+        ("nginx_http_proxy_liste", None, ""),
+    ],
+)
+def test_a_mistyped_setting_of_green_stops_the_run(survey, key, kind, do):
+    survey["hosts"]["g1"]["settings"] = {key: "x"}
+    result = plan.build(survey)
+    told = {kind: row for kind in ("blockers", "warnings") for row in result[kind] if "is no property of Kong" in row["what"]}
+    assert list(told) == [kind] * bool(kind)
+    for row in told.values():
+        assert row["what"] == "%s in kong_upgrade_settings is no property of Kong 2.8.5, which drops it" % key and row["do"] == do
+    survey["options"]["phases"] = ["rollback"]
+    assert not any("is no property of Kong" in line for line in blockers(survey))
 
 
 @pytest.mark.parametrize("package, blocked", [("kong", True), ("kong=2.8.5", True), ("/srv/kong.deb", False)])

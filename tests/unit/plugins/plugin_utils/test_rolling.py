@@ -542,3 +542,11 @@ def test_hybrid_control_planes_elsewhere_are_for_the_operator_to_know():
     found = rolling.build(without_database(dict.fromkeys("ab", plane)))
     assert found["blockers"] == [] and found["todo"] == ["roll"]
     assert [row["where"] for row in found["warnings"] if "their control planes are not in" in row["what"]] == ["a, b"]
+
+
+def test_a_mistyped_setting_stops_the_run():
+    survey = survey_of({"a": node("2.1.4"), "b": node("2.1.4")})
+    assert rolling.build(survey)["blockers"] == []
+    survey["hosts"]["a"]["settings"] = {"proxy_lsten": "0.0.0.0:8000"}
+    (told,) = rolling.build(survey)["blockers"]
+    assert (told["where"], told["what"][:12], told["do"]) == ("a", "proxy_lsten ", "did you mean proxy_listen?")
