@@ -90,7 +90,7 @@ def build(survey: dict) -> dict:
     }
     cut = inventory.check_limit(groups["green"], survey)
     if cut:
-        result.update(blockers=cut, warnings=[], todo=[], left=[], summary=[], refusal=findings.refusal(cut))
+        result.update(cut=True, blockers=cut, warnings=[], todo=[], left=[], summary=[], refusal=findings.refusal(cut))
         return result
     result["summary"] = summary(result)
     result["refusal"] = findings.refusal(found.blockers)

@@ -200,7 +200,7 @@ def completed(plan, survey, everyone):
     plan.update(blockers=findings.together(plan["blockers"]), warnings=findings.together(plan["warnings"]))
     cut = inventory.check_limit(everyone, survey)
     if cut:  # everything else would be a conclusion from hosts that were not looked at
-        plan.update(blockers=cut, warnings=[], todo=[], left=[], summary=[], refusal=findings.refusal(cut))
+        plan.update(cut=True, blockers=cut, warnings=[], todo=[], left=[], summary=[], refusal=findings.refusal(cut))
         return plan
     plan["summary"] = summary(plan, survey["options"])
     if survey["options"]["looks"]:  # a run holds the lock itself

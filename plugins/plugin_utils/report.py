@@ -254,11 +254,9 @@ def headline(result, plan, failures, done, left, command, outage=None, earlier=(
     if result == "blocked":
         count = len(plan["blockers"])
         problems = "1 problem stands" if count == 1 else "%d problems stand" % count
-        return "%s: %s; %s in the way. Nothing was changed." % (
-            versions,
-            "not begun" if fresh else begun(stands) if plan.get("source") else "its state is not known",
-            problems,
-        )
+        known = plan.get("source") and not plan.get("cut")  # of hosts that were left out nobody knows how far they are
+        state = "not begun" if fresh else begun(stands) if known else "its state is not known"
+        return "%s: %s; %s in the way. Nothing was changed." % (versions, state, problems)
     if result == "predicted":
         return "%s: check mode, nothing was changed. A run would do: %s." % (versions, ", ".join(left) or "nothing")
     if result == "failed":

@@ -249,7 +249,13 @@ def invalid_variables(variables) -> list[str]:
 
 def readable(message: str) -> str:
     """What Ansible's validator says of an unknown part of a variable, as a sentence; all else as it is."""
-    return message.replace(". Supported parameters include:", ": no such part; there are")
+    names, unknown_part, there_are = message.partition(". Supported parameters include: ")
+    if not unknown_part:
+        return message
+    parts = [name.rpartition(".")[2] for name in names.split(", ")]
+    near = [difflib.get_close_matches(part, there_are.rstrip(".").split(", "), n=1, cutoff=0.8) for part in parts]
+    hint = "did you mean %s?" % " and ".join(match[0] for match in near) if all(near) else "there are %s" % there_are
+    return "%s: no such part; %s" % (names, hint)
 
 
 def negative(name, spec, value):

@@ -630,6 +630,7 @@ def test_a_limit_is_told_alone(survey):
     survey["play_hosts"] = ["g1", "g2"]
     survey["hosts"]["b2"]["error"] = "was not looked at"
     assert [line.split(":")[0] for line in blockers(survey)] == ["b1, b2, lb1"]
+    assert plan.build(survey)["cut"]
 
 
 def test_a_restore_with_several_hops_is_told_of_them_and_not_of_a_limit(survey):

@@ -255,3 +255,11 @@ def test_status_after_a_run_that_was_killed():
         "Kong 2.1.4 to 2.8.5: shift is done. Interrupted: run r1; the same command goes on from there. Batch zone is begun (…). "
         "Go on with: run upgrade.yml"
     )
+
+
+@pytest.mark.parametrize(("cut", "words"), [(False, "begun, 3 of 4 hosts are rolled"), (True, "its state is not known")])
+def test_of_hosts_that_a_limit_left_out_nothing_is_concluded(cut, words):
+    stands = {"phase": "roll", "green": ["a", "b", "c", "d"], "blue_left": ["d"]}
+    plan = dict(PLAN, strategy="rolling", stands=stands, blockers=[{"where": "d", "what": "w", "do": "d"}], cut=cut)
+    seen = {"plan": plan, "began": 1.0, "ended": 2.0, "backup": NO_BACKUP}
+    assert report.build(seen)["headline"] == "Kong 2.1.4 to 2.8.5: %s; 1 problem stands in the way. Nothing was changed." % words

@@ -38,7 +38,9 @@ def test_no_time_is_negative(value, problems):
     ("variables", "words"),
     [
         ({"kong_upgrade_hops": [{"target_version": "2.8.5", "green_group": "new", "soak": -3}]}, "kong_upgrade_hops, soak: is -3"),
-        ({"kong_upgrade_hops": [{"green_group": "new", "batchs": ["a"]}]}, "kong_upgrade_hops.batchs: no such part; there are accep"),
+        ({"kong_upgrade_hops": [{"green_group": "new", "batchs": ["a"]}]}, "kong_upgrade_hops.batchs: no such part; did you mean batches?"),
+        ({"kong_upgrade_commands": {"setweight": "a", "counter": "b"}}, "no such part; did you mean counters and set_weight?"),
+        ({"kong_upgrade_commands": {"setweight": "a", "other": "b"}}, "no such part; there are apply, counters, drain"),
         # read in the middle of a run only
         ({"kong_upgrade_probe": [{"path": "/", "headres": {"apikey": "s3cret"}}]}, "headres"),
         ({"kong_upgrade_probe": [{"path": "/", "expect": ["ok"]}]}, "kong_upgrade_probe"),
