@@ -126,6 +126,10 @@ def test_whole_upgrade_loses_no_request(scene):
 def test_without_counters_probes_are_needed_and_the_way_back(scene):
     refused = scene.refused("plan.yml")
     assert [line for line in refused.blockers if line.startswith("lb1: has no counters")] == refused.blockers != []
+    mistyped = {**scene.commands(), "counter": "true", "set_weight": ["/nowhere/drv"]}
+    told = "\n".join(scene.refused("plan.yml", kong_upgrade_commands=mistyped).blockers)
+    assert "kong_upgrade_commands.counter: no such part; did you mean counters?" in told
+    assert "commands.set_weight: /nowhere/drv cannot be run" in told
     with scene.traffic(rate=30, slow=1):
         scene.done("upgrade.yml", kong_upgrade_until="shift", kong_upgrade_probe=PROBE)
         assert scene.weights() == SHIFTED

@@ -11,6 +11,7 @@ import jinja2
 import pytest
 import yaml
 from ansible.plugins.filter.core import FilterModule
+from ansible_collections.bluegreen.kong.plugins.module_utils import _lb_command
 from ansible_collections.bluegreen.kong.plugins.plugin_utils import report, survey
 
 ROLE = pathlib.Path(__file__).resolve().parents[2] / "roles" / "kong_upgrade"
@@ -66,6 +67,11 @@ def test_what_a_whole_run_is(strategy, until, phases):
     of_all = {"__kong_upgrade_all_phases": VARS["__kong_upgrade_all_phases"]}
     told = render("__kong_upgrade_whole_run", kong_upgrade_strategy=strategy, __kong_upgrade_until=until, **of_all)
     assert yaml.safe_load(told) == phases
+
+
+def test_the_commands_of_ones_own_are_those_of_the_module():
+    names = set(survey.option_specs()["kong_upgrade_commands"]["options"])
+    assert set(VARS["__kong_upgrade_command_names"]) == set(_lb_command.OPTIONS) == names
 
 
 def test_awx_shows_no_variable_that_is_a_secret():
