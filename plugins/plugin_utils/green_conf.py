@@ -199,7 +199,7 @@ def check_names(host, survey, target, found):
             tell(
                 host,
                 "%s in kong_upgrade_settings is no property of Kong %s, which drops it" % (key, target),
-                "did you mean %s?" % meant if meant else "check its spelling",
+                "write %s, if that is meant, or leave it out" % meant if meant else "check its spelling",
             )
 
 

@@ -114,7 +114,9 @@ def check_groups(whole, left, members, groups, play_hosts) -> list[dict]:
         name, others = hop["green_group"], sorted(set(groups) - set(names))
         near = difflib.get_close_matches(name, others, n=1, cutoff=0.8) if name not in groups else []
         if near:
-            mistyped[name] = problem(hop, "its green_group %s is no inventory group" % name, "did you mean %s?" % near[0])
+            mistyped[name] = problem(
+                hop, "its green_group %s is no inventory group" % name, "name %s, if that is meant, or make the group" % near[0]
+            )
     problems += mistyped.values()
     for hop in left[1:]:  # the plan of the first one looks at its own
         hosts = members[hop["green_group"]]

@@ -59,7 +59,8 @@ def bootstrapped(survey, state="up_to_date", **counts):
 def test_a_mistyped_setting_stops_a_bootstrap(survey):
     survey["hosts"]["g1"]["settings"]["proxy_lsten"] = "0.0.0.0:8000"
     assert blockers(survey) == [
-        "g1: proxy_lsten in kong_upgrade_settings is no property of Kong 2.8.5, which drops it | did you mean proxy_listen?"]
+        "g1: proxy_lsten in kong_upgrade_settings is no property of Kong 2.8.5, which drops it"
+        " | write proxy_listen, if that is meant, or leave it out"]
 
 
 def test_a_bootstrap_knows_no_hops(survey):

@@ -83,9 +83,9 @@ def test_a_host_that_is_gone_is_not_waited_for():
         ({"wanted": [WANTED[1], {**WANTED[0]}]}, "hop 2: 1.5.1 is older than 2.8.5"),
         ({"wanted": [WANTED[0], {**WANTED[1], "target_version": "2.0.5"}]}, "hop 2: 2.0.5 is not a version that this collection"),
         ({"wanted": [WANTED[0], {**WANTED[1], "green_group": "kong_gren"}]},
-         "hop 2: its green_group kong_gren is no inventory group | did you mean kong_green?"),
+         "hop 2: its green_group kong_gren is no inventory group | name kong_green, if that is meant"),
         ({"wanted": [{**WANTED[0], "green_group": "kong_midle"}, WANTED[1]]},
-         "hop 1: its green_group kong_midle is no inventory group | did you mean kong_middle?"),
+         "hop 1: its green_group kong_midle is no inventory group | name kong_middle, if that is meant"),
     ],
 )
 def test_what_stands_in_the_way_of_a_later_hop(changes, words):

@@ -547,7 +547,7 @@ def test_a_mistyped_secret_is_named(survey):
 @pytest.mark.parametrize(
     ("key", "kind", "do"),
     [
-        ("prox_listen", "blockers", "did you mean proxy_listen?"),
+        ("prox_listen", "blockers", "write proxy_listen, if that is meant, or leave it out"),
         ("of_their_own", "warnings", "check its spelling"),
         ("custom_plugins", "warnings", "check its spelling"),  # of 0.14
         ("proxy_listen", None, ""),

@@ -549,4 +549,4 @@ def test_a_mistyped_setting_stops_the_run():
     assert rolling.build(survey)["blockers"] == []
     survey["hosts"]["a"]["settings"] = {"proxy_lsten": "0.0.0.0:8000"}
     (told,) = rolling.build(survey)["blockers"]
-    assert (told["where"], told["what"][:12], told["do"]) == ("a", "proxy_lsten ", "did you mean proxy_listen?")
+    assert (told["where"], told["what"][:12], told["do"]) == ("a", "proxy_lsten ", "write proxy_listen, if that is meant, or leave it out")
