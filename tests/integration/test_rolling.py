@@ -163,6 +163,7 @@ def test_after_finish_the_data_of_the_backup_and_the_old_version_come_back(stage
 
 def test_a_host_that_fails_gets_its_old_version_back_and_rollback_does_it_for_all(rolling):
     old, new = rolling.bed.versions().values()
+    canary = {"kong_upgrade_runner": "blue2"}
     for host in rolling.hosts:
         host.conf.chmod(0o640)  # as where Kong runs as a user of its own
     before = {host.name: (host.conf.stat().st_mode, host.conf.read_text(encoding="utf-8")) for host in rolling.hosts}
@@ -174,24 +175,24 @@ def test_a_host_that_fails_gets_its_old_version_back_and_rollback_does_it_for_al
   when: inventory_hostname == 'blue3'
 """, encoding="utf-8")
     with rolling.bed.traffic():
-        outcome = rolling.refused("upgrade.yml", kong_upgrade_install_tasks=str(bad))
+        outcome = rolling.refused("upgrade.yml", kong_upgrade_install_tasks=str(bad), **canary)
         assert "no space left on device" in outcome.report["headline"]
         assert f"Kong {old} is back and serves on blue3" in outcome.words
         assert rolling.versions() == ([new, new, old, new], [True] * 4)
         assert rolling.all_ready()
-        status = rolling.done("status.yml")
+        status = rolling.done("status.yml", **canary)
         assert "3 of 4 hosts are rolled" in status.report["headline"]
-        rolling.refused("upgrade.yml", kong_upgrade_haproxy_sockets=["/nowhere.sock"])
+        rolling.refused("upgrade.yml", kong_upgrade_haproxy_sockets=["/nowhere.sock"], **canary)
         records = [json.loads((lb.directory / "state" / "run.json").read_text("utf-8"))["record"] for lb in rolling.bed.lbs]
         assert {record["source"] for record in records} == {old}, "a run that sees no weights forgets nothing"
-        back = rolling.done("rollback.yml")
+        back = rolling.done("rollback.yml", **canary)
         assert "rolled back" in back.report["headline"]
     assert rolling.versions() == ([old] * 4, [True] * 4)
     assert {host.name: (host.conf.stat().st_mode, host.conf.read_text(encoding="utf-8")) for host in rolling.hosts} == before
     assert all(json.loads((lb.directory / "state" / "run.json").read_text("utf-8"))["record"] == {} for lb in rolling.bed.lbs)
     assert all(host.listens(ADMIN) for host in rolling.hosts)
     assert rolling.all_ready()
-    again = rolling.done("rollback.yml")
+    again = rolling.done("rollback.yml", **canary)
     assert not any(again.changed.values()), again.tail
     assert "not begun; there was nothing to take back" in again.report["headline"]
 
@@ -272,13 +273,14 @@ def test_dbless_what_the_target_does_not_read_is_told_before_a_node_is_started_w
 
 
 class Hybrid(Rolling):
-    """The same in hybrid mode: the first host is the control plane, which no load balancer knows, the others data planes."""
+    """The same in hybrid mode: the second host is the control plane, which no load balancer knows, the others data planes."""
 
     PORT = 8005
 
     def __init__(self, bed):
         super().__init__(bed)
-        control, *planes = self.hosts
+        self.control = control = self.hosts[1]
+        planes = [host for host in self.hosts if host is not control]
         pair = [bed.directory / f"cluster.{end}" for end in ("crt", "key")]
         control.kong("hybrid", "gen_cert", *pair, conf=False)
         common = {"nginx_worker_processes": "1", "anonymous_reports": "off", "cluster_cert": str(pair[0]),
@@ -303,19 +305,19 @@ def test_hybrid_the_control_plane_goes_first_and_finish_is_its_own(stage):
     rolling = Hybrid(stage(nodes=(3, 1), batches=2))
     new = rolling.bed.versions()["green"]
     with rolling.bed.traffic():
-        run = rolling.start("upgrade.yml", kong_upgrade_until="finish")
+        run = rolling.start("upgrade.yml", kong_upgrade_until="finish", kong_upgrade_runner=rolling.control.name)
         run.wait_for("Roll | Take over kong_blue_a")
-        assert rolling.hosts[0].version() == new, "the control plane was first"
-        with Watch(lambda: open_early(rolling.hosts[:1], run)) as early:
+        assert rolling.control.version() == new, "the control plane was first"
+        with Watch(lambda: open_early([rolling.control], run)) as early:
             outcome = run.end()
         assert outcome.rc == 0, outcome.tail
         assert early.found == [], "the Admin API of a rolled control plane is out of reach until finish"
-    control, plane = rolling.hosts[0].address, rolling.hosts[2].address
+    control, plane = rolling.control.address, rolling.hosts[2].address
     new_route = urllib.request.Request(f"http://{control}:{ADMIN}/routes", data=b'{"paths": ["/late"]}', method="POST",
                                        headers={"Content-Type": "application/json"})
     urllib.request.urlopen(new_route, timeout=5).close()
     wait_for(lambda: status_of(f"http://{plane}:{PROXY}/late") == 503, 30, "a data plane hears of a route, which has no service")
     assert rolling.versions() == ([new] * 3, [True] * 3)
-    assert [host.listens(ADMIN) for host in rolling.hosts] == [True, False, False]
-    assert rolling.hosts[0].kong("migrations", "list", check=False).returncode == 0
+    assert [host.listens(ADMIN) for host in rolling.hosts] == [False, True, False]
+    assert rolling.control.kong("migrations", "list", check=False).returncode == 0
     assert rolling.all_ready()
