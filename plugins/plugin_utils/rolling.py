@@ -110,17 +110,18 @@ def build(survey: dict) -> dict:
     turns = batches(shape, options["runner"]) if options["runner"] in cluster else shape
     if restores:
         turns = all_at_once(cluster, with_database)
+    for number, batch in enumerate(turns, 1):
+        batch["percent"] = round(100 * sum(len(b["hosts"]) for b in turns[:number]) / len(cluster))
+    # After a restore nobody serves, whatever ran there before it.
+    turns_left = [batch for batch in turns if set(batch["hosts"]) & set(away)] if restores else remaining(turns, away if back else left)
+    turns_left = turns_left[::-1] if back and not restores else turns_left
     balanced = balancers.names_of(servers)
-    for batch in turns:
+    for before, batch in zip([None] + turns_left, turns_left):
         members = batch["names"] = [names[host] for host in batch["hosts"] if names[host] in balanced]
         batch["servers"] = {lb: balancers.places_of(places, members, options) for lb, places in servers.items()}
-    turns_left = [batch for batch in turns if set(batch["hosts"]) & set(away if back else left)]
-    turns_left = turns_left[::-1] if back and not restores else turns_left
+        batch["after"] = before["hosts"] if before else []
     if "roll" in todo and not reload:
         check_others_serve(survey, servers, turns_left, found)
-    for before, batch in zip([None] + turns_left, turns_left):
-        batch["after"] = before["hosts"] if before else []
-        batch["percent"] = round(100 * sum(len(b["hosts"]) for b in turns[: turns.index(batch) + 1]) / len(cluster))
     later = {host: admin_listen_later(host, survey) or green_conf.LOOPBACK_ADMIN for host in cluster}
     frequencies = [inventory.frequency_of(seen.get("gateway")) for seen in survey["hosts"].values()]
     command = ((survey["hosts"].get(options["runner"]) or {}).get("gateway") or {}).get("version")
@@ -437,6 +438,12 @@ def batches(given: list[dict], runner: str) -> list[dict]:
     """The batches, the canary before them: it runs the migrations, and is a batch of its own."""
     rest = [dict(batch, hosts=[host for host in batch["hosts"] if host != runner]) for batch in given]
     return [{"name": "canary", "hosts": [runner]}] + [batch for batch in rest if batch["hosts"]]
+
+
+def remaining(turns: list[dict], hosts: list[str]) -> list[dict]:
+    """The batches with those hosts alone: what is done already, beside one that has failed say, is neither drained nor touched."""
+    cut = [dict(batch, hosts=[host for host in batch["hosts"] if host in hosts]) for batch in turns]
+    return [batch for batch in cut if batch["hosts"]]
 
 
 def by_reload(source: str | None, target: str | None, migrations: dict) -> bool:

@@ -209,9 +209,21 @@ def test_bad_input_is_answered_before_the_first_change(rolling):
 
 @ON_STANDIN
 def test_nothing_to_migrate_on_the_same_openresty_is_a_reload(stage):
+    """Also where a host fails before its command is replaced: it serves on, and the same command takes over nothing but that."""
     rolling = Rolling(stage(nodes=(4, 1), batches=2, blue_version="2.8.0"))
     pids = [host.pid() for host in rolling.hosts]
+    bad = rolling.bed.directory / "bad.yml"
+    bad.write_text("""\
+- name: No room
+  ansible.builtin.fail:
+    msg: no space left on device
+  when: inventory_hostname == 'blue3'
+""" + rolling.tasks["install"].read_text(encoding="utf-8"), encoding="utf-8")
+    rolling.old.unlink()  # nothing could put back what is there
     with rolling.bed.traffic(slow_seconds=30):
+        outcome = rolling.refused("upgrade.yml", kong_upgrade_install_tasks=str(bad))
+        assert "Kong 2.8.0 is back and serves on blue3" in outcome.words
+        assert rolling.versions()[0] == ["2.8.5", "2.8.5", "2.8.0", "2.8.5"]
         outcome = rolling.done("upgrade.yml", kong_upgrade_until="finish")
     assert [host.pid() for host in rolling.hosts] == pids, "no node was stopped"
     assert rolling.versions() == (["2.8.5"] * 4, [True] * 4)

@@ -196,6 +196,25 @@ def test_what_is_rolled_is_told_from_the_world(gateways, states, left):
     assert found["todo"] == (["roll", "finish"] if left else ["finish"])
 
 
+@pytest.mark.parametrize(
+    ("version", "phases", "left"),
+    [("2.1.4", ["backup", "roll", "finish"], "d"), ("2.8.0", ["roll"], "d"), ("2.1.4", ["rollback"], "c")],
+)
+def test_of_a_batch_in_which_a_host_failed_only_that_is_left(version, phases, left):
+    """The one beside it serves: neither a reload nor a drain is for it, nor on the way back the one that has its old version."""
+    new = node("2.8.5", admin="off" if version == "2.1.4" else "127.0.0.1:8001")
+    gateways = {"a": node(version) if "rollback" in phases else new, "c": new, "d": node(version)}
+    survey = survey_of(gateways, migrations={"state": "up_to_date", "new": {}}, phases=phases, batches=["one", "two"])
+    survey["groups"]["batches"] = {"one": ["a"], "two": ["c", "d"]}
+    survey["lbs"]["lb1"].update(source=version, admin_listen={"c": "127.0.0.1:8001"})
+    found = rolling.build(survey)
+    assert found["blockers"] == [] and found["reload"] == (version == "2.8.0")
+    (batch,) = found["batches_left"]
+    assert (batch["hosts"], batch["names"], batch["after"], batch["percent"]) == ([left], [left], [], 100)
+    assert batch["servers"] == {"lb1": [left]}
+    assert "rollback" in phases or list(found["settings"]) == [left]
+
+
 def test_a_host_that_is_down_and_still_in_service_is_a_blocker():
     found = rolling.build(survey_of({"a": node("2.1.4"), "b": node(None)}))
     assert [(row["where"], row["what"]) for row in found["blockers"]] == [("b", "no Kong is running there")]
