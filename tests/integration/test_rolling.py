@@ -272,16 +272,38 @@ def test_dbless_is_replaced_without_migrations_and_put_back_with_its_admin_api_a
     assert rolling.all_ready()
 
 
-def test_dbless_what_the_target_does_not_read_is_told_before_a_node_is_started_with_it(stage):
+def test_dbless_what_no_node_could_start_with_is_told_before_one_is_quit_and_a_mended_conf_is_what_comes_back(stage):
     rolling = Dbless(stage(nodes=(2, 1), batches=2))
     old = rolling.bed.versions()["blue"]
-    rolling.declared.write_text(rolling.declared.read_text(encoding="utf-8") + "nonsense: []\n", encoding="utf-8")
+    pids, declared = [host.pid() for host in rolling.hosts], rolling.declared.read_text(encoding="utf-8")
+    rolling.declared.write_text(declared + "nonsense: []\n", encoding="utf-8")
     outcome = rolling.refused("upgrade.yml")
     assert f"kong config parse {rolling.declared} refuses" in outcome.report["headline"]
-    assert f"And Kong {old} could not be put back" in outcome.report["headline"], "it does not read that file either"
+    assert f"Kong {old} is back and serves on blue1" in outcome.report["headline"]
     assert "in 'nonsense': unknown field" in outcome.words
     assert [event["phase"] for event in outcome.report["phases"]] == ["roll"]
-    assert rolling.hosts[1].version() == old and rolling.hosts[1].pid(), "the second host was not touched"
+    assert [host.pid() for host in rolling.hosts] == pids and rolling.all_ready()
+
+    rolling.declared.write_text(declared, encoding="utf-8")
+    spoils = rolling.bed.directory / "spoils.yml"
+    spoils.write_text(rolling.tasks["install"].read_text(encoding="utf-8") + f"""
+- name: Spoil what is declared
+  ansible.builtin.lineinfile: {{path: "{rolling.declared}", line: "nonsense: []"}}
+""", encoding="utf-8")
+    outcome = rolling.refused("upgrade.yml", kong_upgrade_install_tasks=str(spoils))
+    assert f"And Kong {old} could not be put back" in outcome.report["headline"], "it does not read that file either"
+    assert rolling.hosts[1].version() == old and rolling.hosts[1].pid() == pids[1], "the second host was not touched"
+
+    mended = rolling.bed.directory / "mended.yml"
+    mended.write_text(declared, encoding="utf-8")
+    for host in rolling.hosts:
+        host.conf.write_text(host.conf.read_text(encoding="utf-8").replace(str(rolling.declared), str(mended)), encoding="utf-8")
+    rolling.hosts[1].kong("reload", "-p", rolling.hosts[1].prefix)
+    confs = [host.conf.read_text(encoding="utf-8") for host in rolling.hosts]
+    rolling.done("upgrade.yml")
+    rolling.done("rollback.yml")
+    assert [host.conf.read_text(encoding="utf-8") for host in rolling.hosts] == confs
+    assert rolling.versions() == ([old] * 2, [True] * 2) and rolling.all_ready()
 
 
 class Hybrid(Rolling):
