@@ -34,7 +34,7 @@ OWN_DIRECTIVES = frozenset(
 )
 
 
-def facts(run, executable, prefix, settings, unit=None, exec_start=None, asks_candidates=False, root="/"):
+def facts(run, executable, prefix, settings, unit=None, exec_start=None, asks_candidates=False, package_files=(), root="/"):
     """Everything, as kong_version_facts returns it below `host`.
 
     :param run: callable with the signature of AnsibleModule.run_command.
@@ -42,11 +42,13 @@ def facts(run, executable, prefix, settings, unit=None, exec_start=None, asks_ca
     :param prefix: str. settings: dict, what the node runs with, else what a start would give it.
     :param unit: str or None, name of the node's systemd unit. exec_start: str or None, the command it starts.
     :param asks_candidates: bool, whether to ask the package manager what it offers, which takes its time.
+    :param package_files: list of str, package files that are looked for.
     """
     return {
         "os": system(root),
         "package": package(run, executable),
         "candidates": candidates(run, root) if asks_candidates else None,
+        "package_files": dict((path, _file(os.path.expanduser(path))["exists"]) for path in package_files),
         "repositories": repositories(root),
         "files": files(prefix, settings),
         "memory_bytes": memory(root),

@@ -148,7 +148,9 @@ class Gateway(object):
             ports.add(int(read_only))
         return ports
 
-    def facts(self, timeout=5.0, sockets=False, sample=0.0, build=True, ask_status=True, host=False, candidates=False):
+    def facts(
+        self, timeout=5.0, sockets=False, sample=0.0, build=True, ask_status=True, host=False, candidates=False, package_files=()
+    ):
         """Everything, as the module kong_version_facts returns it. Secrets are masked.
 
         :param timeout: float, seconds for each HTTP request.
@@ -157,6 +159,7 @@ class Gateway(object):
         :param ask_status: bool, whether to ask the Admin and Status API.
         :param host: bool, whether to look at the host too (_host.py).
         :param candidates: bool, whether its package manager is asked what it offers.
+        :param package_files: list of str, package files that are looked for there.
         :param build: bool, whether to ask the kong command for its version where that is not known yet.
         """
         sampling = _Sampling(self.master, self.database_ports(), sample) if self.master and (sockets or sample) else None
@@ -190,7 +193,7 @@ class Gateway(object):
         if host:
             unit = self.supervisor["unit"]
             facts["host"] = _host.facts(
-                self.run, self.executable, self.prefix, self.effective, unit, self.exec_start, candidates
+                self.run, self.executable, self.prefix, self.effective, unit, self.exec_start, candidates, package_files
             )
         facts["epoch"] = time.time()
         facts["errors"] = [_conf.scrub(error, self.secrets()) for error in self.errors]

@@ -62,6 +62,11 @@ options:
         Kong, or of all where none does, into a folder that is removed afterwards; nothing else is changed.
     type: bool
     default: false
+  package_files:
+    description: With O(gather_host), package files of which is told whether they are on the host.
+    type: list
+    elements: str
+    default: []
 seealso:
   - module: bluegreen.kong.kong_node
 notes:
@@ -249,6 +254,10 @@ ansible_facts:
                 C(versions) of the package kong that the package manager (C(manager)) V(apt), V(dnf) or V(yum) offers; none where it
                 cannot tell. With O(gather_candidates).
               type: dict
+            package_files:
+              description: Whether each of O(package_files) is there; none where it cannot be seen.
+              type: dict
+              sample: {/srv/kong-2.8.5.deb: true}
             repositories:
               description: Lines of the repositories' files that name Kong's packages, C(path) and C(text), without credentials.
               type: list
@@ -324,6 +333,7 @@ def main():
             ask_status=dict(type="bool", default=True),
             gather_host=dict(type="bool", default=False),
             gather_candidates=dict(type="bool", default=False),
+            package_files=dict(type="list", elements="str", default=[]),
         ),
         supports_check_mode=True,
     )
@@ -337,6 +347,7 @@ def main():
             ask_status=options["ask_status"],
             host=options["gather_host"],
             candidates=options["gather_candidates"],
+            package_files=options["package_files"],
         )
     except KongError as error:
         module.fail_json(**error.result())

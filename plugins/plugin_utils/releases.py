@@ -212,16 +212,30 @@ def check_templates(survey, found):
 
 
 def check_packages(survey, hosts, target, found):
-    """Whether the package manager of each host has the target, where it is to install it by name."""
+    """Whether the package manager of each host has the target, where it is to install it by name, or the file of it."""
     for host in hosts:
         seen = survey["hosts"].get(host) or {}
-        if target and (seen.get("gateway") or {}).get("version") != target and not offers(seen, target):
+        if not target or (seen.get("gateway") or {}).get("version") == target:
+            continue
+        if lacks(seen, seen.get("package")):
+            found.later(
+                host,
+                "kong_upgrade_package is %s, which is not on that host" % seen["package"],
+                "copy it there, or name a file or package that it has",
+            )
+        if not offers(seen, target):
             found.later(
                 host,
                 "the package manager has no package kong %s, but %s"
                 % (target, ", ".join(offered(seen)[:3]) or "none at all"),
                 "add Kong's repository for its distribution and renew the lists, or set kong_upgrade_package to a file",
             )
+
+
+def lacks(seen, package):
+    """Whether a package is a file that a host has not; False where nobody can tell, as of a URL."""
+    host = (seen.get("gateway") or {}).get("host") or {}
+    return seen.get("install") == "package" and (host.get("package_files") or {}).get(package) is False
 
 
 def by_name(seen):

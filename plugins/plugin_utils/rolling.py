@@ -315,12 +315,22 @@ def check_old_version(survey, hosts, source, found):
     """Whether the old version could be put back, where a host fails or all are rolled back."""
     back, restores = ("rollback" in survey["options"]["phases"], "restore" in survey["options"]["phases"])
     seen = {host: survey["hosts"][host] for host in hosts if host in survey["hosts"]}
-    pinned = [h for h, s in seen.items() if s["install"] == "package" and PINNED.search(s["package"]) and not s["old_package"]]
+    # Where the old command is there still, nothing is installed on the way back.
+    absent = {h: s for h, s in seen.items() if not (back and source and (s["gateway"] or {}).get("version") == source)}
+    pinned = [h for h, s in absent.items() if s["install"] == "package" and PINNED.search(s["package"]) and not s["old_package"]]
     tasks = [h for h, s in seen.items() if s["install"] == "tasks" and not s["reinstall_tasks"]]
     what = "nothing puts the old version back, if the target fails there"
     if pinned:
         found.later(", ".join(pinned), what, "name its file or package in kong_upgrade_old_package")
-    unoffered = [h for h, s in seen.items() if source and not s["old_package"] and h not in pinned and not releases.offers(s, source)]
+    for host, its in absent.items():
+        if releases.lacks(its, its["old_package"]):
+            found.later(
+                host,
+                "kong_upgrade_old_package is %s, which is not on that host, and nothing else puts the old version back"
+                % its["old_package"],
+                "copy it there, or name a file or package that it has",
+            )
+    unoffered = [h for h, s in absent.items() if source and not s["old_package"] and h not in pinned and not releases.offers(s, source)]
     if unoffered:
         found.later(
             ", ".join(unoffered),

@@ -42,6 +42,10 @@ def test_packages_are_upgraded_and_put_back_where_they_fail():
         (blocker,) = elsewhere.report["blockers"]
         assert (blocker["where"], blocker["what"]) == (
             "blue1, blue2, blue3", f"the package manager has no package kong 2.8.4, but {new}, {old}"), elsewhere.tail
+        files = {"kong_upgrade_package": f"/srv/kong-{new}.deb", "kong_upgrade_old_package": f"/srv/kong-{old}.deb"}
+        nowhere = lab.refused("upgrade.yml", inventory=inventory, **files)
+        assert [(row["where"], row["what"].partition(",")[0]) for row in nowhere.report["blockers"]] == [
+            ("blue1, blue2, blue3", f"{name} is {path}") for name, path in files.items()], nowhere.tail
         with lab.traffic():
             outcome = lab.refused("upgrade.yml", inventory=inventory)
             assert f"Kong {old} is back and serves on blue3" in outcome.words, outcome.tail

@@ -82,6 +82,13 @@ def test_package_without_a_manager(monkeypatch, tmp_path):
     assert _host.package(Commands({}), str(tmp_path / "kong")) is None
 
 
+def test_package_files(tmp_path):
+    there, gone = tmp_path / "kong.deb", tmp_path / "none.deb"
+    there.touch()
+    told = _host.facts(Commands({}), None, str(tmp_path), {}, package_files=[str(there), str(gone)])["package_files"]
+    assert told == {str(there): True, str(gone): False}
+
+
 def test_candidates(managers):
     apt = "      kong | 2.8.5 | https://x stable/main\n      kong | 2.8.4 | https://x stable/main\n"
     assert _host.candidates(Commands({"apt-cache -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache= madison kong": apt})) == {

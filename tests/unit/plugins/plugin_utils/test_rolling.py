@@ -407,6 +407,33 @@ def test_the_package_manager_has_to_have_both_versions(versions, told):
     assert [(row["where"], row["what"]) for row in found["blockers"]] == [("b", what) for what in told]
 
 
+OLD, NEW = "/srv/kong-2.1.4.deb", "/srv/kong-2.8.5.deb"
+
+
+@pytest.mark.parametrize(
+    ("files", "command", "phases", "told"),
+    [
+        ({NEW: True, OLD: True}, "2.1.4", ["roll"], []),
+        ({NEW: None, OLD: None}, "2.1.4", ["roll"], []),  # behind a folder that may not be looked into
+        ({}, "2.1.4", ["roll"], []),  # nobody looked
+        ({NEW: False, OLD: False}, "2.1.4", ["roll"], ["kong_upgrade_package is " + NEW, "kong_upgrade_old_package is " + OLD]),
+        ({NEW: False, OLD: True}, "2.8.5", ["roll"], []),
+        ({NEW: False, OLD: False}, "2.8.5", ["rollback"], ["kong_upgrade_old_package is " + OLD]),
+        ({NEW: False, OLD: False}, "2.1.4", ["rollback"], []),
+    ],
+)
+def test_a_package_file_has_to_be_on_its_host(files, command, phases, told):
+    """Unless the command that it would bring is there already."""
+    stopped = dict(node(None, host={"package_files": files}), version=command)
+    half = {"state": "pending", "new": {}}
+    survey = survey_of({"a": stopped, "b": node("2.1.4")}, {"a": "maint"}, half, phases=phases, runner="b")
+    survey["lbs"]["lb1"]["source"] = "2.1.4"
+    survey["hosts"]["a"].update(package=NEW, old_package=OLD)
+    found = rolling.build(survey)["blockers"]
+    assert [row["what"].partition(",")[0] for row in found] == told
+    assert {row["where"] for row in found} <= {"a"}
+
+
 def test_a_package_of_the_old_version_that_is_named_need_not_be_offered():
     survey = survey_of(dict.fromkeys("ab", node("2.1.4", host={"candidates": {"manager": "apt", "versions": ["2.8.5"]}})))
     for seen in survey["hosts"].values():
